@@ -1,0 +1,1 @@
+"""Inference backends: one file per runtime behind one small base class."""

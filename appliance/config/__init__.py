@@ -1,0 +1,1 @@
+"""The settings of the appliance: one YAML file, closed and typed."""

@@ -1,0 +1,1 @@
+"""Frozen types and geometry, free of input and output: standard library, numpy, UIDs and codes."""

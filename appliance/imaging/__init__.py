@@ -1,0 +1,1 @@
+"""From DICOM files to images in physical units, and from images to tensors and back."""

@@ -1,0 +1,1 @@
+"""The journal: what was promised, what is to be done, what became of it. SQLite, WAL, ``synchronous=FULL``."""

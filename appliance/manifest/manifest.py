@@ -1,0 +1,114 @@
+"""The manifest of a model package."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from appliance.domain.states import Scope
+from appliance.manifest.base import CodeSpec, ManifestModel
+from appliance.manifest.matching import Match
+from appliance.manifest.readout import Readout
+from appliance.manifest.steps import CropToBox, Orient, Step
+from appliance.manifest.weights import WeightsFile
+
+BackendName = Literal["onnxruntime", "openvino"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class AlgorithmSpec(ManifestModel):
+    """Who made the result (PS3.16 TID 4019)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, description="Algorithm Name (111001, DCM)")]
+    version: Annotated[str, Field(min_length=1, max_length=64, description="Algorithm Version (111003, DCM)")]
+    manufacturer: Annotated[str, Field(min_length=1, max_length=64, description="Who made the algorithm")]
+    family: Annotated[CodeSpec, Field(description="Algorithm Family (CID 7162)")]
+
+
+class InputSpec(ManifestModel):
+    """What the images must be like once decoded; what is not is refused as ``UnsuitableImage``."""
+
+    kind: Annotated[Literal["volume", "projection"], Field(description="A stack of parallel slices, or one radiograph")]
+    min_slices: Annotated[int, Field(ge=1, description="Volumes: fewest slices")] = 1
+    max_slice_spacing_mm: Annotated[float | None, Field(gt=0, description="Volumes: largest spacing")] = None
+    max_pixel_spacing_mm: Annotated[float | None, Field(gt=0, description="Largest in-plane spacing")] = None
+    min_extent_mm: Annotated[
+        float | None, Field(gt=0, description="Volumes: least extent along every axis of the stack")
+    ] = None
+    allow_tilt: Annotated[bool, Field(description="Volumes: take sheared stacks (gantry tilt)")] = False
+
+
+class StageSpec(ManifestModel):
+    """One network of the model, with what is done before and after it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the stage, for timings and errors")]
+    weights: Annotated[str, Field(description="Which of the weights files it runs")]
+    input_tensor: Annotated[str, Field(description="Name of the input tensor")]
+    input_shape: Annotated[list[int], Field(min_length=4, max_length=5, description="Batch, channel, then axes")]
+    steps: Annotated[list[Step], Field(description="Preprocess steps, in order")]
+    output_tensor: Annotated[str, Field(description="Name of the output tensor [batch, channel, axes…]")]
+    box_threshold: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="Makes this a locating stage: the box around all voxels of channel 0 above it, for "
+            "crop_to_box in later stages",
+        ),
+    ] = None
+
+
+class RuntimeSpec(ManifestModel):
+    """How the networks are run."""
+
+    backends: Annotated[
+        list[BackendName], Field(min_length=1, description="In order of preference; the first that works is used")
+    ]
+    precision: Annotated[Precision, Field(description="Set explicitly on every backend")] = "float32"
+    time_limit_s: Annotated[float, Field(gt=0, description="Longest time that one image or series may take")]
+
+
+class Manifest(ManifestModel):
+    """Everything the appliance knows about a model."""
+
+    schema_version: Annotated[Literal[1], Field(description="Version of this format")]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,62}$", description="Name of the package")]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$", description="Version of the package; immutable")]
+    title: Annotated[str, Field(min_length=1, max_length=60, description="Series Description of the results")]
+    algorithm: Annotated[AlgorithmSpec, Field(description="Algorithm identification")]
+    intended_use: Annotated[str, Field(min_length=1, description="Intended use, repeated in every result")]
+    licence: Annotated[str, Field(min_length=1, description="Licence of the weights")]
+    scope: Annotated[Scope, Field(description="instance: each image alone, at once; series: when it is complete")]
+    match: Annotated[Match, Field(description="Which images the model wants")]
+    input: Annotated[InputSpec, Field(description="What the decoded images must be like")]
+    weights: Annotated[list[WeightsFile], Field(min_length=1, description="The ONNX files")]
+    stages: Annotated[list[StageSpec], Field(min_length=1, description="The networks, in order")]
+    readout: Annotated[Readout, Field(description="From the last stage's output to structures and numbers")]
+    runtime: Annotated[RuntimeSpec, Field(description="Backends, precision, limits")]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        files = {weights.file for weights in self.weights}
+        axes = 3 if self.input.kind == "volume" else 2
+        located = False
+        for stage in self.stages:
+            where = f"stage {stage.name}"
+            if stage.weights not in files:
+                raise ValueError(f"{where} runs {stage.weights!r}, weights are {sorted(files)}")
+            if len(stage.input_shape) != axes + 2:
+                raise ValueError(f"{where}: input_shape must have {axes + 2} entries for a {self.input.kind}")
+            for step in stage.steps:
+                if isinstance(step, CropToBox) and not located:
+                    raise ValueError(f"{where}: crop_to_box needs an earlier stage with box_threshold")
+                if isinstance(step, Orient) and axes == 2:
+                    raise ValueError(f"{where}: orient is for volumes")
+            located = located or stage.box_threshold is not None
+        if self.stages[-1].box_threshold is not None:
+            raise ValueError("the last stage is read out, it cannot be a locating stage")
+        return self
+
+    @property
+    def key(self) -> str:
+        """``name/version``, as folders and logs have it."""
+        return f"{self.name}/{self.version}"

@@ -1,0 +1,80 @@
+"""The preprocess steps that a manifest may list, in the order in which they run.
+
+Each step is one class here and one function in ``imaging/preprocess``. Geometric steps (``orient``, ``crop_to_box``,
+``resize``) have an inverse, so that the model's output returns to the grid of the source image.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from appliance.manifest.base import ManifestModel
+
+Interpolation = Literal["nearest", "linear", "area"]
+
+
+class Orient(ManifestModel):
+    """Permute and flip the axes of a volume to the nearest of the named orientation; no resampling."""
+
+    step: Literal["orient"]
+    axes: Annotated[
+        str,
+        Field(
+            pattern=r"^[RLAPIS]{3}$",
+            description="Direction in which each axis (first, second, third) of the array increases, e.g. RAS",
+        ),
+    ]
+
+
+class CropToBox(ManifestModel):
+    """Cut out the box that an earlier stage found, enlarged by a margin and clipped to the image."""
+
+    step: Literal["crop_to_box"]
+    margin: Annotated[
+        float, Field(ge=0, le=1, description="Added on each side, as a fraction of the box's own size")
+    ] = 0.0
+
+
+class Resize(ManifestModel):
+    """Resize to a fixed number of samples per axis; the field of view stays the same."""
+
+    step: Literal["resize"]
+    shape: Annotated[list[int], Field(min_length=2, max_length=3, description="Samples per axis")]
+    interpolation: Annotated[
+        Interpolation, Field(description="nearest, linear, or area (linear with anti-aliasing when shrinking)")
+    ]
+
+
+class ClipQuantiles(ManifestModel):
+    """Limit the values to two quantiles of the array as it is at this step."""
+
+    step: Literal["clip_quantiles"]
+    low: Annotated[float, Field(ge=0, lt=1, description="Lower quantile, 0 to 1")]
+    high: Annotated[float, Field(gt=0, le=1, description="Upper quantile, 0 to 1")]
+
+
+class ScaleMinMax(ManifestModel):
+    """Map the smallest value to 0 and the largest to 1. A constant image is refused."""
+
+    step: Literal["scale_min_max"]
+
+
+class Standardize(ManifestModel):
+    """Subtract the mean and divide by the standard deviation. A constant image is refused."""
+
+    step: Literal["standardize"]
+
+
+class Affine(ManifestModel):
+    """Multiply by ``scale``, then add ``offset``."""
+
+    step: Literal["affine"]
+    scale: Annotated[float, Field(description="Factor")]
+    offset: Annotated[float, Field(description="Added after the multiplication")]
+
+
+Step = Annotated[
+    Orient | CropToBox | Resize | ClipQuantiles | ScaleMinMax | Standardize | Affine, Field(discriminator="step")
+]

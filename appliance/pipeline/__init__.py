@@ -1,0 +1,1 @@
+"""One inference job, top to bottom: load, infer, read out, write."""

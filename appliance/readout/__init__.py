@@ -1,0 +1,1 @@
+"""From the model's output to structures, measurements and findings."""

@@ -1,0 +1,1 @@
+"""From one ``InferenceResult`` to DICOM objects: one file per form."""

@@ -1,0 +1,1 @@
+"""Composition roots: one module per role, and the supervisor that runs them all."""
