@@ -1,0 +1,90 @@
+"""Reading the settings from YAML, with errors that name the line, the value, the rule and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from appliance.config.settings import Settings
+from appliance.errors import ConfigurationError
+
+
+def read_settings(path: Path | None) -> Settings:
+    """Read and check the settings; without a path, the defaults.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read, is not YAML, or breaks a rule; every broken rule is named with its line.
+    """
+    if path is None:
+        return Settings()
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}", found=error.strerror, mend="Give a file with -c") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not YAML", found=" ".join(str(error).split())) from error
+    if content is None:
+        return Settings()
+    repeated = _repeated_key(root)
+    if repeated is not None:
+        key, line = repeated
+        raise ConfigurationError(f"{path}, line {line}", found=f"key {key!r} twice", mend="Remove one of them")
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(path, root, item) for item in error.errors())) from error
+
+
+def _explain(path: Path, root: yaml.Node | None, item: Any) -> str:
+    """One line for one broken rule: where, what was found, what is expected."""
+    keys = [part for part in item["loc"] if part not in ("dicom", "folder") or part == item["loc"][0]]
+    name = ".".join(str(key) for key in keys) or "settings"
+    line = _line_of(root, keys)
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return f"{path}, line {line}: {name} is not a setting. configs/README.md lists them all; remove or correct it"
+    if item["type"] == "missing":
+        return f"{path}, line {line}: {name} is missing. Add it"
+    found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
+    return f"{path}, line {line}: {name}: {message}{found}"
+
+
+def _line_of(node: yaml.Node | None, keys: list[int | str]) -> int:
+    """The line (base 1) of the deepest node on the way along ``keys`` that the file has."""
+    line = 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == key), None)
+            if pair is None:
+                return line
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _repeated_key(node: yaml.Node | None) -> tuple[str, int] | None:
+    """The first key that stands twice in one mapping (YAML would silently let the last one win), and its line."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                return str(key.value), key.start_mark.line + 1
+            seen.add(key.value)
+            below = _repeated_key(value)
+            if below is not None:
+                return below
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            below = _repeated_key(value)
+            if below is not None:
+                return below
+    return None

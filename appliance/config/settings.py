@@ -1,0 +1,205 @@
+"""The settings, one class per section. Every field has its unit in its name, its bounds in its type, and its words.
+
+Nothing here reads a file or opens a socket; ``config/reader`` makes these from YAML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+MEBIBYTE = 1024 * 1024
+
+
+class Section(BaseModel):
+    """Base of all sections: an unknown key is an error, a value never changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Peer(Section):
+    """A node that may associate with the appliance."""
+
+    ae_title: Annotated[AeTitle, Field(description="Its AE title, as it calls itself")]
+    host: Annotated[str | None, Field(description="The only address it may come from; absent: any address")] = None
+
+
+class DicomNode(Section):
+    """The DICOM network node that receives images."""
+
+    ae_title: Annotated[AeTitle, Field(description="AE title of the appliance; peers must call it by this name")] = (
+        "APPLIANCE"
+    )
+    host: Annotated[str, Field(description="Address to listen on; 0.0.0.0 for all interfaces")] = "0.0.0.0"
+    port: Annotated[Port, Field(description="TCP port to listen on")] = 11112
+    peers: Annotated[
+        list[Peer], Field(description="Who may associate; an empty list lets every AE title in (evaluation only)")
+    ] = []
+    max_associations: Annotated[int, Field(ge=1, le=1000, description="Associations at the same time")] = 32
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1048576, description="Largest PDU offered to peers, in bytes")] = (
+        131072
+    )
+    network_timeout_s: Annotated[
+        float, Field(gt=0, description="A peer that is silent for this long within an association is dropped")
+    ] = 60.0
+    max_instance_bytes: Annotated[
+        int, Field(ge=MEBIBYTE, description="Largest data set that is taken, in bytes; a larger one is refused")
+    ] = 4096 * MEBIBYTE
+
+
+class DropFolder(Section):
+    """The folder that images can be copied into."""
+
+    enabled: Annotated[bool, Field(description="Whether the folder is watched")] = True
+    path: Annotated[Path | None, Field(description="The folder; absent: dropfolder/ inside the state folder")] = None
+    quiet_s: Annotated[
+        float, Field(gt=0, description="A file is taken when neither size nor time changed for this long")
+    ] = 2.0
+    poll_s: Annotated[
+        float, Field(gt=0, description="How often the folder is looked through, as on network mounts inotify is silent")
+    ] = 2.0
+    max_archive_bytes: Annotated[
+        int, Field(ge=MEBIBYTE, description="Largest unpacked size of one zip file, in bytes")
+    ] = 16384 * MEBIBYTE
+
+
+class Assembly(Section):
+    """When a series is taken to be complete."""
+
+    settle_s: Annotated[
+        float, Field(ge=0, description="After the association that sent the images was released, wait this long")
+    ] = 1.0
+    stable_age_s: Annotated[
+        float, Field(gt=0, description="Without a better sign: no new image of the series for this long")
+    ] = 30.0
+
+
+class Storage(Section):
+    """The disk."""
+
+    min_free_bytes: Annotated[
+        int, Field(ge=0, description="Below this much free space, in bytes, images are refused with 0xA700")
+    ] = 2048 * MEBIBYTE
+
+
+class Models(Section):
+    """Which model packages are used."""
+
+    folder: Annotated[Path | None, Field(description="Folder of packages; absent: engines/ of the installation")] = None
+    active: Annotated[
+        list[str] | None,
+        Field(description="Names, or name/version, of the models to run; absent: the newest version of every model"),
+    ] = None
+
+    @field_validator("active")
+    @classmethod
+    def _names(cls, value: list[str] | None) -> list[str] | None:
+        names = [entry.partition("/")[0] for entry in value or []]
+        if len(set(names)) != len(names):
+            raise ValueError("a model is named twice")
+        return value
+
+
+class Worker(Section):
+    """Who runs the models."""
+
+    count: Annotated[int, Field(ge=1, le=64, description="Worker processes")] = 1
+    threads: Annotated[
+        int, Field(ge=0, le=256, description="Threads per worker for inference; 0: all cores, shared by the workers")
+    ] = 0
+    nice: Annotated[int, Field(ge=0, le=19, description="Niceness of the workers, so that reception stays quick")] = 5
+    max_attempts: Annotated[
+        int, Field(ge=1, le=100, description="Attempts at a job before it is given up, crashes counted")
+    ] = 3
+    retry_s: Annotated[float, Field(ge=0, description="Wait before a failed job is tried again")] = 5.0
+    lease_s: Annotated[
+        float, Field(ge=5, description="A worker that gives no sign for this long loses its job to another")
+    ] = 60.0
+
+
+class Retry(Section):
+    """Back-off of deliveries that did not get through."""
+
+    first_s: Annotated[float, Field(gt=0, description="Wait after the first failure")] = 2.0
+    factor: Annotated[float, Field(ge=1, description="Each further wait is this many times longer")] = 2.0
+    longest_s: Annotated[float, Field(gt=0, description="No wait is longer")] = 300.0
+    give_up_after_s: Annotated[
+        float, Field(gt=0, description="A delivery that has not got through after this long is failed")
+    ] = 7 * 86400.0
+
+
+class DicomDestination(Section):
+    """A PACS that results are sent to by C-STORE."""
+
+    kind: Literal["dicom"]
+    name: Annotated[Name, Field(description="Name in logs, metrics and commands")]
+    ae_title: Annotated[AeTitle, Field(description="Its AE title")]
+    host: Annotated[str, Field(min_length=1, description="Its address")]
+    port: Annotated[Port, Field(description="Its TCP port")]
+    timeout_s: Annotated[float, Field(gt=0, description="Longest wait for an answer")] = 30.0
+    results: Annotated[
+        list[Literal["sr", "seg", "sc"]], Field(min_length=1, description="Which result objects it gets")
+    ] = ["sr", "seg", "sc"]
+    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
+
+
+class FolderDestination(Section):
+    """A folder that results are copied to."""
+
+    kind: Literal["folder"]
+    name: Annotated[Name, Field(description="Name in logs, metrics and commands")]
+    path: Annotated[Path, Field(description="The folder")]
+    results: Annotated[
+        list[Literal["sr", "seg", "sc"]], Field(min_length=1, description="Which result objects it gets")
+    ] = ["sr", "seg", "sc"]
+    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
+
+
+Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
+
+
+class Console(Section):
+    """Metrics, health and status over HTTP."""
+
+    host: Annotated[str, Field(description="Address to listen on; loopback unless a proxy protects it")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="TCP port of /metrics, /healthz, /readyz and /status")] = 9464
+
+
+class Logging(Section):
+    """Logs, on standard error."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="Least level shown")] = "INFO"
+
+
+class Settings(Section):
+    """All settings."""
+
+    state_dir: Annotated[Path | None, Field(description="Journal, spool and caches; --state-dir overrides it")] = None
+    device_serial: Annotated[
+        str, Field(min_length=1, max_length=64, description="Device Serial Number (0018,1000) in results")
+    ] = "0"
+    dicom: Annotated[DicomNode, Field(description="DICOM network node")] = DicomNode()
+    dropfolder: Annotated[DropFolder, Field(description="Drop folder")] = DropFolder()
+    assembly: Annotated[Assembly, Field(description="When a series is complete")] = Assembly()
+    storage: Annotated[Storage, Field(description="Disk")] = Storage()
+    models: Annotated[Models, Field(description="Model packages")] = Models()
+    worker: Annotated[Worker, Field(description="Worker processes")] = Worker()
+    destinations: Annotated[list[Destination], Field(description="Where results go, each on its own")] = []
+    console: Annotated[Console, Field(description="HTTP")] = Console()
+    logging: Annotated[Logging, Field(description="Logs")] = Logging()
+
+    @model_validator(mode="after")
+    def _destinations_differ(self) -> Settings:
+        names = [destination.name for destination in self.destinations]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two destinations are called {name!r}")
+        if self.console.port == self.dicom.port:
+            raise ValueError(f"dicom.port and console.port are both {self.dicom.port}")
+        return self
