@@ -1,0 +1,127 @@
+"""The SQLite file: opened, migrated, and used by several threads and processes at once.
+
+``synchronous=FULL`` in WAL mode syncs at each commit; with ``NORMAL`` a commit could be lost on power failure, and
+with it a promise. Each thread has its own connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from appliance.errors import IllegalTransition, JournalError
+from appliance.spool.durable import ensure_folder
+
+_BUSY_TIMEOUT_S = 30.0
+
+
+class Database:
+    """One journal file.
+
+    Raises
+    ------
+    JournalError
+        The file cannot be opened, is damaged, or was written by a newer version of the appliance.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        try:
+            ensure_folder(path.parent)
+            self._migrate(self.connection())
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise JournalError(
+                f"cannot open the journal {path}",
+                found=str(error),
+                mend="Check the folder's owner, the disk, and that the file is a journal of the appliance",
+            ) from error
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, in autocommit mode; rows come as ``sqlite3.Row``."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            self._local.connection = connection
+            with self._lock:
+                self._all.append(connection)
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a block in one write transaction: committed and durable when the block ends, undone when it raises.
+
+        ``BEGIN IMMEDIATE`` takes the write lock at once: a transaction that started as a reader could otherwise
+        fail with ``SQLITE_BUSY`` in its middle, whatever the timeout.
+        """
+        connection = self.connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except sqlite3.IntegrityError as error:
+            connection.execute("ROLLBACK")
+            if "transition" in str(error):
+                raise IllegalTransition(str(error)) from error
+            raise
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connections of all threads; the journal is not used afterwards."""
+        with self._lock:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()
+        self._local = threading.local()
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Apply, each in one transaction, the schema files that the journal has not seen yet."""
+        scripts = sorted(
+            (entry for entry in resources.files("appliance.journal").joinpath("schema").iterdir()),
+            key=lambda entry: entry.name,
+        )
+        scripts = [entry for entry in scripts if entry.name.endswith(".sql")]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(scripts):
+            raise JournalError(
+                f"the journal {self._path} is of a newer version",
+                found=f"schema {version}",
+                expected=f"{len(scripts)} or older",
+                mend="Install the appliance version that wrote it, or a newer one",
+            )
+        for number, script in enumerate(scripts[version:], start=version + 1):
+            # Another role may be migrating at the same moment: look again once the write lock is held.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                if connection.execute("PRAGMA user_version").fetchone()[0] < number:
+                    for statement in _statements(script.read_text(encoding="utf-8")):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {number}")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script at complete statements; ``executescript`` would commit the transaction that guards it."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,113 @@
+"""The outbox: each result object on its way to each destination, on its own."""
+
+from __future__ import annotations
+
+from appliance.journal.database import Database
+from appliance.journal.records import ClaimedDelivery
+
+
+class Deliveries:
+    """The sender's part of the journal."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, destination: str, now: float, limit: int) -> list[ClaimedDelivery]:
+        """Take up to ``limit`` deliveries that are due, in the order in which they were made."""
+        with self._database.transaction() as connection:
+            ids = [
+                row["delivery_id"]
+                for row in connection.execute(
+                    "SELECT delivery_id FROM delivery WHERE state = 'queued' AND destination = ? AND available_at <= ? "
+                    "ORDER BY available_at, delivery_id LIMIT ?",
+                    (destination, now, limit),
+                )
+            ]
+            connection.executemany(
+                "UPDATE delivery SET state = 'sending', attempts = attempts + 1 WHERE delivery_id = ?",
+                [(delivery_id,) for delivery_id in ids],
+            )
+            rows = [
+                connection.execute(
+                    "SELECT d.delivery_id, d.attempts, d.created_at, r.kind, r.sop_class_uid, r.sop_instance_uid,"
+                    " r.transfer_syntax_uid, r.path, j.job_id, j.model, j.last_received_at "
+                    "FROM delivery d JOIN result r USING (result_id) JOIN job j USING (job_id) WHERE delivery_id = ?",
+                    (delivery_id,),
+                ).fetchone()
+                for delivery_id in ids
+            ]
+        return [
+            ClaimedDelivery(
+                delivery_id=row["delivery_id"],
+                attempt=row["attempts"],
+                kind=row["kind"],
+                sop_class_uid=row["sop_class_uid"],
+                sop_instance_uid=row["sop_instance_uid"],
+                transfer_syntax_uid=row["transfer_syntax_uid"],
+                path=row["path"],
+                created_at=row["created_at"],
+                job_id=row["job_id"],
+                model=row["model"],
+                last_received_at=row["last_received_at"],
+            )
+            for row in rows
+        ]
+
+    def next_available_at(self, destination: str) -> float | None:
+        """When the next delivery to this destination is due (it may be in the past), or ``None``."""
+        available: float | None = (
+            self._database.connection()
+            .execute(
+                "SELECT min(available_at) FROM delivery WHERE state = 'queued' AND destination = ?", (destination,)
+            )
+            .fetchone()[0]
+        )
+        return available
+
+    def delivered(self, delivery_id: int, now: float, status: int | None) -> None:
+        """The destination has it; ``status`` is that of its C-STORE answer, ``None`` where there is none."""
+        self._move(delivery_id, "delivered", now, status, None, available_at=None)
+
+    def postpone(
+        self, delivery_id: int, available_at: float, status: int | None, message: str | None, *, counted: bool = True
+    ) -> None:
+        """It did not get through and is tried again at ``available_at``; an attempt never made is not counted."""
+        self._move(delivery_id, "queued", None, status, message, available_at=available_at, counted=counted)
+
+    def fail(self, delivery_id: int, now: float, status: int | None, message: str) -> None:
+        """It will not get through; it stays visible until an operator requeues it."""
+        self._move(delivery_id, "failed", now, status, message, available_at=None)
+
+    def recover(self, destination: str) -> int:
+        """Queue what an earlier life of the sender left in flight; the destination sees the same UID again."""
+        with self._database.transaction() as connection:
+            return connection.execute(
+                "UPDATE delivery SET state = 'queued' WHERE state = 'sending' AND destination = ?", (destination,)
+            ).rowcount
+
+    def requeue(self, now: float, destination: str | None = None) -> int:
+        """Send failed deliveries again, of one destination or of all; return how many."""
+        with self._database.transaction() as connection:
+            return connection.execute(
+                "UPDATE delivery SET state = 'queued', attempts = 0, available_at = ?, created_at = ?,"
+                " finished_at = NULL, message = NULL WHERE state = 'failed' AND (? IS NULL OR destination = ?)",
+                (now, now, destination, destination),
+            ).rowcount
+
+    def _move(
+        self,
+        delivery_id: int,
+        state: str,
+        finished_at: float | None,
+        status: int | None,
+        message: str | None,
+        *,
+        available_at: float | None,
+        counted: bool = True,
+    ) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE delivery SET state = ?, finished_at = ?, status = ?, message = ?,"
+                " available_at = IFNULL(?, available_at), attempts = attempts - ? WHERE delivery_id = ?",
+                (state, finished_at, status, message, available_at, 0 if counted else 1, delivery_id),
+            )

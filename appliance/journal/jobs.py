@@ -1,0 +1,230 @@
+"""Jobs: claimed under a lease, ended in one transaction with everything that follows from them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from appliance.domain.states import Scope
+from appliance.errors import JournalError
+from appliance.journal.database import Database
+from appliance.journal.records import ClaimedJob, ResultRow
+
+
+class LeaseLost(JournalError):
+    """The job was given to another worker meanwhile: what this one made of it is dropped."""
+
+
+class Jobs:
+    """The workers' part of the journal."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, owner: str, now: float, lease_s: float) -> ClaimedJob | None:
+        """Take the next job, or ``None`` when none waits. The attempt is counted here, so that a job that kills its
+        worker cannot do so for ever.
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "UPDATE job SET state = 'running', owner = ?, lease_until = ?, claimed_at = ?, attempts = attempts + 1 "
+                "WHERE job_id = (SELECT job_id FROM job WHERE state = 'queued' AND available_at <= ? "
+                "ORDER BY rank LIMIT 1) RETURNING *",
+                (owner, now + lease_s, now, now),
+            ).fetchone()
+            if row is None:
+                return None
+            if row["instance_id"] is None:
+                paths = connection.execute(
+                    "SELECT path FROM instance WHERE series_id = ? AND revision <= ? ORDER BY instance_id",
+                    (row["series_id"], row["revision"]),
+                ).fetchall()
+            else:
+                paths = connection.execute(
+                    "SELECT path FROM instance WHERE instance_id = ?", (row["instance_id"],)
+                ).fetchall()
+        return ClaimedJob(
+            job_id=row["job_id"],
+            attempt=row["attempts"],
+            scope=Scope.SERIES if row["instance_id"] is None else Scope.INSTANCE,
+            series_id=row["series_id"],
+            instance_id=row["instance_id"],
+            revision=row["revision"],
+            model=row["model"],
+            model_version=row["model_version"],
+            first_received_at=row["first_received_at"],
+            last_received_at=row["last_received_at"],
+            created_at=row["created_at"],
+            claimed_at=now,
+            paths=tuple(found["path"] for found in paths),
+        )
+
+    def next_available_at(self) -> float | None:
+        """When the next queued job may be claimed (it may be in the past), or ``None`` when none is queued."""
+        available: float | None = (
+            self._database.connection()
+            .execute("SELECT min(available_at) FROM job WHERE state = 'queued'")
+            .fetchone()[0]
+        )
+        return available
+
+    def extend(self, owner: str, lease_until: float) -> None:
+        """Keep all leases of a living worker."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE job SET lease_until = ? WHERE state = 'running' AND owner = ?", (lease_until, owner)
+            )
+
+    def succeed(
+        self,
+        job: ClaimedJob,
+        owner: str,
+        now: float,
+        *,
+        result_json: str,
+        results: Sequence[ResultRow],
+        destinations: Mapping[str, Sequence[str]],
+        stages: Mapping[str, float],
+    ) -> None:
+        """End a job with its result objects, and one delivery for each object and destination that wants its kind.
+
+        Parameters
+        ----------
+        destinations
+            Name of each destination and the kinds of result it gets.
+        stages
+            Seconds that each stage took.
+
+        Raises
+        ------
+        LeaseLost
+            The job is no longer this worker's.
+        """
+        with self._database.transaction() as connection:
+            self._end(connection, job, owner, now, "succeeded", None, None, stages)
+            connection.execute("UPDATE job SET result = ? WHERE job_id = ?", (result_json, job.job_id))
+            for result in results:
+                result_id = connection.execute(
+                    "INSERT INTO result (job_id, kind, sop_class_uid, sop_instance_uid, transfer_syntax_uid, path,"
+                    " bytes, sha256) VALUES (?,?,?,?,?,?,?,?) RETURNING result_id",
+                    (
+                        job.job_id,
+                        result.kind,
+                        result.sop_class_uid,
+                        result.sop_instance_uid,
+                        result.transfer_syntax_uid,
+                        result.path,
+                        result.bytes,
+                        result.sha256,
+                    ),
+                ).fetchone()[0]
+                connection.executemany(
+                    "INSERT INTO delivery (result_id, destination, available_at, created_at) VALUES (?,?,?,?)",
+                    [(result_id, name, now, now) for name, kinds in destinations.items() if result.kind in kinds],
+                )
+
+    def unsuitable(
+        self, job: ClaimedJob, owner: str, now: float, reason: str, message: str, stages: Mapping[str, float]
+    ) -> None:
+        """End a job whose image the model cannot judge. Raises ``LeaseLost``."""
+        with self._database.transaction() as connection:
+            self._end(connection, job, owner, now, "unsuitable", reason, message, stages)
+
+    def fail(
+        self,
+        job: ClaimedJob,
+        owner: str,
+        now: float,
+        reason: str,
+        message: str,
+        *,
+        retry_at: float | None,
+        max_attempts: int,
+    ) -> bool:
+        """Note a failed attempt: queue the job again at ``retry_at``, or end it when no retry can help or is left.
+
+        Returns whether it will be tried again. Raises ``LeaseLost``.
+        """
+        with self._database.transaction() as connection:
+            if retry_at is None or job.attempt >= max_attempts:
+                self._end(connection, job, owner, now, "failed", reason, message, {})
+                return False
+            self._require_lease(connection, job, owner)
+            connection.execute(
+                "UPDATE job SET state = 'queued', owner = NULL, lease_until = NULL, available_at = ?, reason = ?,"
+                " message = ? WHERE job_id = ?",
+                (retry_at, reason, message, job.job_id),
+            )
+            return True
+
+    def give_back(self, job: ClaimedJob, owner: str) -> None:
+        """Return a job that was not finished because the worker stops in good order; the attempt does not count."""
+        with self._database.transaction() as connection:
+            self._require_lease(connection, job, owner)
+            connection.execute(
+                "UPDATE job SET state = 'queued', owner = NULL, lease_until = NULL, attempts = attempts - 1 "
+                "WHERE job_id = ?",
+                (job.job_id,),
+            )
+
+    def recover(self, owner: str, now: float, max_attempts: int) -> int:
+        """Return what an earlier life of this worker, or a worker whose lease ran out, left running.
+
+        A job that has used up its attempts is failed instead: it may be what kills the workers. Returns how many
+        were found.
+        """
+        with self._database.transaction() as connection:
+            given_up = connection.execute(
+                "UPDATE job SET state = 'failed', owner = NULL, lease_until = NULL, finished_at = ?, reason = 'crash',"
+                " message = 'the worker ended while it ran this job, ' || attempts || ' time(s); look at the worker''s"
+                " log, then: appliance requeue' "
+                "WHERE state = 'running' AND (owner = ? OR lease_until < ?) AND attempts >= ?",
+                (now, owner, now, max_attempts),
+            ).rowcount
+            returned = connection.execute(
+                "UPDATE job SET state = 'queued', owner = NULL, lease_until = NULL "
+                "WHERE state = 'running' AND (owner = ? OR lease_until < ?)",
+                (owner, now),
+            ).rowcount
+        return given_up + returned
+
+    def requeue(self, job_id: int, now: float) -> bool:
+        """Let a failed or unsuitable job run again, with all its attempts; ``False`` when there is none such."""
+        with self._database.transaction() as connection:
+            cursor = connection.execute(
+                "UPDATE job SET state = 'queued', attempts = 0, available_at = ?, finished_at = NULL, reason = NULL,"
+                " message = NULL WHERE job_id = ? AND state IN ('failed', 'unsuitable')",
+                (now, job_id),
+            )
+            return cursor.rowcount == 1
+
+    def _end(
+        self,
+        connection: sqlite3.Connection,
+        job: ClaimedJob,
+        owner: str,
+        now: float,
+        state: str,
+        reason: str | None,
+        message: str | None,
+        stages: Mapping[str, float],
+    ) -> None:
+        self._require_lease(connection, job, owner)
+        connection.execute(
+            "UPDATE job SET state = ?, owner = NULL, lease_until = NULL, finished_at = ?, reason = ?, message = ? "
+            "WHERE job_id = ?",
+            (state, now, reason, message, job.job_id),
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO stage (job_id, attempt, stage, seconds) VALUES (?,?,?,?)",
+            [(job.job_id, job.attempt, stage, seconds) for stage, seconds in stages.items()],
+        )
+
+    @staticmethod
+    def _require_lease(connection: sqlite3.Connection, job: ClaimedJob, owner: str) -> None:
+        held = connection.execute(
+            "SELECT 1 FROM job WHERE job_id = ? AND state = 'running' AND owner = ? AND attempts = ?",
+            (job.job_id, owner, job.attempt),
+        ).fetchone()
+        if held is None:
+            raise LeaseLost(f"job {job.job_id} was given to another worker", mend="Nothing: the other one finishes it")

@@ -1,0 +1,32 @@
+"""The journal as the roles see it: one object with a part for each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from appliance.journal.database import Database
+from appliance.journal.deliveries import Deliveries
+from appliance.journal.instances import Instances
+from appliance.journal.jobs import Jobs
+from appliance.journal.overview import Overview
+
+
+class Journal:
+    """Opens the journal, making or migrating it as needed. Usable from any thread.
+
+    Raises
+    ------
+    JournalError
+        See ``Database``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path)
+        self.instances = Instances(self._database)
+        self.jobs = Jobs(self._database)
+        self.deliveries = Deliveries(self._database)
+        self.overview = Overview(self._database)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()

@@ -1,0 +1,92 @@
+"""Questions about the whole: for the status command, the metrics and the tests. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.domain.states import DeliveryState, JobState, Scope
+from appliance.journal.database import Database
+from appliance.journal.records import DeliveryView, JobView
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Since when the oldest of each kind waits (seconds since 1970), ``None`` where none does."""
+
+    series: float | None
+    job: float | None
+    delivery: float | None
+
+
+class Overview:
+    """The readers' part of the journal."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def tally(self) -> dict[str, dict[str, int]]:
+        """Rows by machine (``series``, ``job``, ``delivery``) and state; costs the same however many rows there are."""
+        result: dict[str, dict[str, int]] = {}
+        for row in self._database.connection().execute("SELECT machine, state, rows FROM tally"):
+            result.setdefault(row["machine"], {})[row["state"]] = row["rows"]
+        return result
+
+    def waiting(self) -> Waiting:
+        """The oldest of what waits."""
+        connection = self._database.connection()
+        series, job, delivery = (
+            connection.execute(query).fetchone()[0]
+            for query in (
+                "SELECT min(first_received_at) FROM series WHERE state = 'receiving'",
+                "SELECT min(created_at) FROM job WHERE state = 'queued'",
+                "SELECT min(created_at) FROM delivery WHERE state = 'queued'",
+            )
+        )
+        return Waiting(series, job, delivery)
+
+    def jobs(self, limit: int) -> list[JobView]:
+        """The newest jobs, newest first."""
+        rows = self._database.connection().execute("SELECT * FROM job ORDER BY job_id DESC LIMIT ?", (limit,))
+        return [
+            JobView(
+                job_id=row["job_id"],
+                state=JobState(row["state"]),
+                model=row["model"],
+                model_version=row["model_version"],
+                scope=Scope.SERIES if row["instance_id"] is None else Scope.INSTANCE,
+                revision=row["revision"],
+                attempts=row["attempts"],
+                reason=row["reason"],
+                message=row["message"],
+                created_at=row["created_at"],
+                finished_at=row["finished_at"],
+            )
+            for row in rows
+        ]
+
+    def deliveries(self) -> list[DeliveryView]:
+        """Deliveries that are not done, by destination and state."""
+        rows = self._database.connection().execute(
+            "SELECT destination, state, count(*) AS number, min(created_at) AS oldest FROM delivery "
+            "WHERE state IN ('queued', 'sending', 'failed') GROUP BY destination, state ORDER BY destination, state"
+        )
+        return [
+            DeliveryView(row["destination"], DeliveryState(row["state"]), row["number"], row["oldest"]) for row in rows
+        ]
+
+    def refusals(self, limit: int) -> list[tuple[int, str, str]]:
+        """The newest refusals: series id, model and reason."""
+        rows = self._database.connection().execute(
+            "SELECT series_id, model, refusal FROM assessment WHERE refusal IS NOT NULL ORDER BY rowid DESC LIMIT ?",
+            (limit,),
+        )
+        return [(row["series_id"], row["model"], row["refusal"]) for row in rows]
+
+    def stages(self, job_id: int) -> dict[str, float]:
+        """Seconds that each stage of a job's last attempt took."""
+        rows = self._database.connection().execute(
+            "SELECT stage, seconds FROM stage WHERE job_id = ? AND attempt = "
+            "(SELECT max(attempt) FROM stage WHERE job_id = ?)",
+            (job_id, job_id),
+        )
+        return {row["stage"]: row["seconds"] for row in rows}

@@ -1,0 +1,156 @@
+"""The rows of the journal as the other layers see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from appliance.domain.attributes import Attributes
+from appliance.domain.states import DeliveryState, JobState, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """An instance whose file is durable, about to be registered.
+
+    ``path`` is relative to the spool; ``sha256`` is of the data set without the file meta information; ``source`` is
+    ``dicom`` or ``dropfolder``; times are seconds since 1970.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    frames: int
+    attributes: Attributes
+    path: str
+    bytes: int
+    sha256: str
+    source: str
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInstance:
+    """What the journal has under a SOP Instance UID."""
+
+    instance_id: int
+    sha256: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What one model says: ``refusal`` is the reason of its *no*, ``None`` is *yes* and makes a job."""
+
+    model: str
+    model_version: str
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What became of a registered instance."""
+
+    series_id: int
+    instance_id: int
+    revision: int
+    reopened: bool
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueSeries:
+    """A series that may be called complete now."""
+
+    series_id: int
+    revision: int
+    sign: str
+    attributes: Attributes
+    image_count: int
+    sop_class_uids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker holds until ``lease_until``."""
+
+    job_id: int
+    attempt: int
+    scope: Scope
+    series_id: int
+    instance_id: int | None
+    revision: int
+    model: str
+    model_version: str
+    first_received_at: float
+    last_received_at: float
+    created_at: float
+    claimed_at: float
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """A result object whose file is durable; ``path`` is relative to the spool."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """One object on its way to one destination."""
+
+    delivery_id: int
+    attempt: int
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: str
+    created_at: float
+    job_id: int
+    model: str
+    last_received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One job as status pages show it."""
+
+    job_id: int
+    state: JobState
+    model: str
+    model_version: str
+    scope: Scope
+    revision: int
+    attempts: int
+    reason: str | None
+    message: str | None
+    created_at: float
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """One destination's deliveries in one state."""
+
+    destination: str
+    state: DeliveryState
+    count: int
+    oldest_created_at: float
+
+
+class Outcome(StrEnum):
+    """Of a received instance."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"

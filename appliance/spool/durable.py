@@ -1,0 +1,59 @@
+"""Making files and folders survive power loss.
+
+A file is durable when its bytes are on the disk (``fsync`` of the file) *and* its name is (``fsync`` of the folder
+that holds it). An ``fsync`` that fails is fatal to the promise: the kernel may have dropped the pages, so trying
+again would report success for lost data. Errors are therefore raised, never retried.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def fsync_file(path: Path) -> None:
+    """Bring the bytes of a file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def ensure_folder(path: Path) -> None:
+    """Make a folder with its parents, each name durable; an existing folder costs one ``stat``."""
+    if path.is_dir():
+        return
+    ensure_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_folder(path.parent)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Give a file, whose bytes are already durable, its final name, durably and in one step.
+
+    Both lie on one filesystem. An existing ``target`` is replaced.
+    """
+    ensure_folder(target.parent)
+    source.rename(target)
+    fsync_folder(target.parent)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a whole file so that after a crash it is either absent (or the old one) or complete."""
+    ensure_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    move_into_place(temporary, path)

@@ -1,0 +1,102 @@
+"""The folders of the spool, and who may put what where.
+
+Names inside the spool hold UIDs; nothing outside it does. UIDs are checked by the caller (``is_valid_uid``) before
+they come here, because they become paths.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from appliance.errors import SpoolFull
+from appliance.spool.durable import ensure_folder, move_into_place
+
+
+class Spool:
+    """The spool below one folder.
+
+    Attributes
+    ----------
+    incoming
+        Files that are being received. What lies here at start was never acknowledged and is swept away.
+    instances
+        Acknowledged instances: ``<study>/<series>/<sop>.dcm``.
+    conflicts
+        Instances whose UID was already here with other bytes.
+    rejected
+        What the drop folder could not take, each with a ``.json`` that says why.
+    results
+        Result objects: ``<job>-<attempt>/``.
+    """
+
+    def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
+        self.root = root
+        self.min_free_bytes = min_free_bytes
+        self.incoming = root / "incoming"
+        self.instances = root / "instances"
+        self.conflicts = root / "conflicts"
+        self.rejected = root / "rejected"
+        self.results = root / "results"
+        for folder in (self.incoming, self.instances, self.conflicts, self.rejected, self.results):
+            ensure_folder(folder)
+
+    def free_bytes(self) -> int:
+        """Free space that an unprivileged process may use, in bytes."""
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+    def require_room(self, needed_bytes: int = 0) -> None:
+        """Raise ``SpoolFull`` when the free space is, or would come, below the water mark."""
+        free = self.free_bytes()
+        if free - needed_bytes < self.min_free_bytes:
+            raise SpoolFull(
+                "the disk of the spool is below its water mark",
+                found=f"{free >> 20} MiB free",
+                expected=f"{self.min_free_bytes >> 20} MiB (storage.min_free_bytes)",
+                mend="Free space, or lower the mark; reception goes on by itself",
+            )
+
+    def new_incoming(self) -> Path:
+        """Make an empty file in ``incoming`` and return its path; the caller fills, moves or removes it."""
+        descriptor, name = tempfile.mkstemp(dir=self.incoming, suffix=".part")
+        os.close(descriptor)
+        return Path(name)
+
+    def instance_path(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
+        """Where an acknowledged instance lies."""
+        return self.instances / study_instance_uid / series_instance_uid / f"{sop_instance_uid}.dcm"
+
+    def conflict_path(self, sop_instance_uid: str, sha256: str) -> Path:
+        """Where the other bytes of an instance lie: ``<sop>/<hash>.dcm``."""
+        return self.conflicts / sop_instance_uid / f"{sha256}.dcm"
+
+    def adopt(self, incoming: Path, target: Path) -> str:
+        """Move a file whose bytes are durable to its place, durably; return its path relative to the spool."""
+        move_into_place(incoming, target)
+        return self.relative(target)
+
+    def relative(self, path: Path) -> str:
+        """The path relative to the spool, as the journal keeps it."""
+        return path.relative_to(self.root).as_posix()
+
+    def absolute(self, relative: str) -> Path:
+        """The path of what the journal names."""
+        return self.root / relative
+
+    def results_folder(self, job_id: int, attempt: int) -> Path:
+        """Make and return the folder for the result objects of one attempt at a job, emptied of leftovers."""
+        folder = self.results / f"{job_id}-{attempt}"
+        if folder.exists():
+            shutil.rmtree(folder)
+        ensure_folder(folder)
+        return folder
+
+    def sweep_incoming(self) -> int:
+        """Remove what was never acknowledged; return how many files. Only at start, before anything is received."""
+        leftovers = [path for path in self.incoming.iterdir() if path.is_file()]
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
