@@ -42,7 +42,8 @@ class Instances:
             series_id, revision, reopened = _open_series(connection, instance, stable_age_s)
             instance_id = connection.execute(
                 "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, frames,"
-                " revision, path, bytes, sha256, source, received_at) VALUES (?,?,?,?,?,?,?,?,?,?,?) RETURNING instance_id",
+                " revision, path, bytes, sha256, source, received_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+                " RETURNING instance_id",
                 (
                     series_id,
                     instance.sop_instance_uid,
@@ -200,8 +201,9 @@ def _open_series(
     )
     if reopened:
         connection.execute(
-            "UPDATE job SET state = 'superseded', reason = 'late-image',"
-            " message = 'a late image opened the next revision', finished_at = ? WHERE series_id = ? AND instance_id IS NULL AND state = 'queued'",
+            "UPDATE job SET state = 'superseded', reason = 'late-image', finished_at = ?,"
+            " message = 'a late image opened the next revision' "
+            "WHERE series_id = ? AND instance_id IS NULL AND state = 'queued'",
             (now, series_id),
         )
     return series_id, revision, reopened

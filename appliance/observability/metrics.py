@@ -1,0 +1,136 @@
+"""The metrics of all roles, in one place. ``configs/README.md`` describes each of them.
+
+Roles are processes. Each writes its numbers to memory-mapped files in one folder, named by role and not by process
+id: so counters go on after a restart and no file is left behind. The console serves their sum. What can be read off
+the journal or the disk is not counted here but computed at each scrape, see ``console/collector``.
+
+No label ever identifies a patient, a study or a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.values import MultiProcessValue
+
+_log = logging.getLogger(__name__)
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+"""Buckets that serve a 5 ms receipt as well as a PACS that was down for an hour."""
+
+
+class Metrics:
+    """The counters, gauges and histograms that roles write to.
+
+    Made once per process, by its composition root, and handed down; a test makes its own.
+    """
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.instances = Counter(
+            "appliance_instances",
+            "Instances that arrived, by source (dicom, dropfolder) and outcome (stored, duplicate, conflict, or the "
+            "reason of a refusal)",
+            ["source", "outcome"],
+            registry=registry,
+        )
+        self.instance_bytes = Counter(
+            "appliance_instance_bytes",
+            "Bytes of instances that arrived, by source and outcome",
+            ["source", "outcome"],
+            registry=registry,
+        )
+        self.associations = Counter(
+            "appliance_associations",
+            "Associations, by outcome (accepted, rejected, released, aborted)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.open_associations = Gauge(
+            "appliance_open_associations",
+            "Associations that are open now",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.store_seconds = Histogram(
+            "appliance_store_seconds",
+            "From the last byte of an instance to its answer: verified, durable, journaled",
+            ["source"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.series = Counter(
+            "appliance_series_completed",
+            "Series that were called complete, by the sign that said so",
+            ["sign"],
+            registry=registry,
+        )
+        self.assessments = Counter(
+            "appliance_assessments",
+            "Answers of models to images, by model and answer (yes, no)",
+            ["model", "answer"],
+            registry=registry,
+        )
+        self.jobs = Counter(
+            "appliance_jobs",
+            "Jobs that ended or were returned, by model and outcome (succeeded, unsuitable, failed, returned)",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "appliance_stage_seconds",
+            "Time that a job spent in each stage (receive, settle, queue, load, infer, read_out, write), by model",
+            ["model", "stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.deliver_seconds = Histogram(
+            "appliance_deliver_seconds",
+            "From a result in the outbox to its acknowledgement, by destination and kind of result",
+            ["destination", "kind"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.total_seconds = Histogram(
+            "appliance_total_seconds",
+            "From the last byte of the images in to the result acknowledged, by model, destination and kind of result",
+            ["model", "destination", "kind"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.deliveries = Counter(
+            "appliance_deliveries",
+            "Attempts at deliveries, by destination and outcome (delivered, postponed, failed)",
+            ["destination", "outcome"],
+            registry=registry,
+        )
+        self.model_ready = Gauge(
+            "appliance_model_ready",
+            "1 when the model is loaded and warm in a worker, by model, version and backend",
+            ["model", "version", "backend"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+
+    @classmethod
+    def for_role(cls, role: str, folder: Path) -> Metrics:
+        """Make the metrics of a role (``receiver``, ``worker-0``), going on with its earlier counts in ``folder``.
+
+        Files that a power loss left unreadable are removed, with a warning: a counter that starts again is normal to
+        Prometheus, a role that does not start would lose images.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        # prometheus_client picks the storage of a value when the value is made, by this attribute of its module.
+        values.ValueClass = MultiProcessValue(lambda: role)
+        try:
+            return cls()
+        except Exception as error:  # noqa: BLE001 - whatever unreadable bytes raise in the library's reader
+            _log.warning("metrics of %s were unreadable and start anew: %s", role, type(error).__name__)
+            for file in folder.glob(f"*_{role}.db"):
+                file.unlink()
+            values.ValueClass = MultiProcessValue(lambda: role)
+            return cls()
