@@ -1,0 +1,157 @@
+"""What all roles share: one of each name at a time, signals, and a clean end.
+
+A role's main thread only waits: for a signal, or for one of its threads to report that it cannot go on. Everything
+else happens in the role's parts, which are started in order and stopped in reverse.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from appliance.config.layout import StateLayout
+from appliance.config.settings import Settings
+from appliance.errors import ApplianceError, ConfigurationError
+from appliance.observability.logs import set_up_logs
+from appliance.spool.durable import ensure_folder
+
+_log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FATAL = 70  # EX_SOFTWARE: a part of the role ended by itself; the supervisor starts the role again
+_PR_SET_PDEATHSIG = 1
+
+SUPERVISED = "APPLIANCE_SUPERVISOR_PID"
+"""Environment variable by which ``appliance run`` tells a role its process id."""
+
+
+class Part(Protocol):
+    """Something with a life of its own inside a role."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Fatal:
+    """How a part tells its role that it cannot go on; the role then ends and is started afresh."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.failed = False
+
+    def __call__(self, error: BaseException) -> None:
+        """Report the error that ended a part. The type and place are logged, never the text: it may hold data."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place is not None else "?"
+        text = str(error) if isinstance(error, ApplianceError) else type(error).__name__
+        _log.critical("a part of this role ended: %s (%s); the role ends and starts afresh", text, where)
+        self.failed = True
+        self._event.set()
+
+    def request_stop(self) -> None:
+        """End the role in good order."""
+        self._event.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for either; ``True`` when the role is to end."""
+        return self._event.wait(timeout_s)
+
+
+def prepare_state(settings: Settings, state_dir: Path | None) -> StateLayout:
+    """Make the folders of the state and return where they are.
+
+    Raises
+    ------
+    ConfigurationError
+        No state folder is named, or it cannot be made or written.
+    """
+    root = state_dir or settings.state_dir
+    if root is None:
+        raise ConfigurationError("no state folder is named", mend="Give --state-dir DIR, or state_dir in the settings")
+    layout = StateLayout(root.absolute())
+    try:
+        for folder in layout.folders:
+            ensure_folder(folder)
+        probe = layout.run / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the state folder {root} cannot be used",
+            found=error.strerror,
+            expected="a folder that this user may write",
+            mend="Correct its owner, or name another folder",
+        ) from error
+    return layout
+
+
+def run_role(name: str, settings: Settings, layout: StateLayout, build: Callable[[Fatal], Sequence[Part]]) -> int:
+    """Run a role until SIGTERM or SIGINT, or until one of its parts fails; return the exit code.
+
+    Parameters
+    ----------
+    name
+        ``receiver``, ``worker-0``, ``sender``, ``console``.
+    build
+        Makes the parts, in the order in which they start.
+
+    Raises
+    ------
+    ConfigurationError
+        The same role runs already on this state folder.
+    """
+    set_up_logs(name, settings.logging.level)
+    fatal = Fatal()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: fatal.request_stop())
+    _end_with_supervisor(fatal)
+    with _only_one(name, layout):
+        started: list[Part] = []
+        try:
+            for part in build(fatal):
+                if fatal.wait(0):
+                    break
+                part.start()
+                started.append(part)
+            _log.info("started")
+            while not fatal.wait(1.0):
+                pass
+        finally:
+            for part in reversed(started):
+                part.stop()
+        _log.info("stopped")
+    return EXIT_FATAL if fatal.failed else EXIT_OK
+
+
+def _only_one(name: str, layout: StateLayout) -> IO[str]:
+    """Hold the role's lock for as long as the returned file is open; the kernel drops it whatever ends the process."""
+    lock = (layout.run / f"{name}.lock").open("w", encoding="ascii")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ConfigurationError(
+            f"a {name} runs already on this state folder",
+            mend="Stop it first, or give this one another --state-dir",
+        ) from error
+    return lock
+
+
+def _end_with_supervisor(fatal: Fatal) -> None:
+    """Get SIGTERM when ``appliance run`` dies, by ``kill -9`` too, so that no role is left behind."""
+    supervisor = os.environ.get(SUPERVISED)
+    if supervisor is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(supervisor):
+        fatal.request_stop()  # it died before the line above
