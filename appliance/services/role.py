@@ -67,6 +67,14 @@ class Fatal:
         return self._event.wait(timeout_s)
 
 
+def state_of(settings: Settings, state_dir: Path | None) -> StateLayout:
+    """Return where the state lies; raise ``ConfigurationError`` when neither option nor setting names it."""
+    root = state_dir or settings.state_dir
+    if root is None:
+        raise ConfigurationError("no state folder is named", mend="Give --state-dir DIR, or state_dir in the settings")
+    return StateLayout(root.absolute())
+
+
 def prepare_state(settings: Settings, state_dir: Path | None) -> StateLayout:
     """Make the folders of the state and return where they are.
 
@@ -75,10 +83,7 @@ def prepare_state(settings: Settings, state_dir: Path | None) -> StateLayout:
     ConfigurationError
         No state folder is named, or it cannot be made or written.
     """
-    root = state_dir or settings.state_dir
-    if root is None:
-        raise ConfigurationError("no state folder is named", mend="Give --state-dir DIR, or state_dir in the settings")
-    layout = StateLayout(root.absolute())
+    layout = state_of(settings, state_dir)
     try:
         for folder in layout.folders:
             ensure_folder(folder)
@@ -87,7 +92,7 @@ def prepare_state(settings: Settings, state_dir: Path | None) -> StateLayout:
         probe.unlink()
     except OSError as error:
         raise ConfigurationError(
-            f"the state folder {root} cannot be used",
+            f"the state folder {layout.root} cannot be used",
             found=error.strerror,
             expected="a folder that this user may write",
             mend="Correct its owner, or name another folder",

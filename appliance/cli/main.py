@@ -1,0 +1,141 @@
+"""``appliance``: the command line. Each command is one function; errors are one line that says what to do.
+
+Exit codes: 0 done · 1 the operation failed · 2 wrong usage · 65 unsuitable input or model package · 69 something needed
+is missing (weights, a backend) · 70 a role ended by a defect · 74 disk or journal · 78 configuration · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.errors import ApplianceError
+from appliance.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.command(parsed)
+        return code
+    except ApplianceError as error:
+        print(f"appliance: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0  # the reader of a pipe, `head` say, has seen enough
+
+
+def _parser() -> argparse.ArgumentParser:
+    # Commands are imported when they run: the receiver must not carry the weight of the inference runtimes.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-c", "--config", type=Path, metavar="FILE", help="settings (configs/appliance.yaml)")
+    common.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="journal, spool and caches; overrides the settings"
+    )
+
+    parser = argparse.ArgumentParser(prog="appliance", description="DICOM images in, model results out.")
+    parser.add_argument("--version", action="version", version=f"appliance {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", parents=[common], help="run the daemon in the foreground; Ctrl-C stops it")
+    run.set_defaults(command=_run)
+
+    role = commands.add_parser("role", parents=[common], help="run one role (what systemd's units call)")
+    role.add_argument("name", metavar="ROLE", help="receiver, sender, console, or worker-0, worker-1, …")
+    role.set_defaults(command=_role)
+
+    check = commands.add_parser("check-config", parents=[common], help="check the settings; names the line and the fix")
+    check.set_defaults(command=_check_config)
+
+    status = commands.add_parser("status", parents=[common], help="what waits, what failed and why")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(command=_status)
+
+    requeue = commands.add_parser(
+        "requeue", parents=[common], help="let failed jobs run, or failed deliveries go, again"
+    )
+    requeue.add_argument("--job", type=int, metavar="N", help="a failed or unsuitable job")
+    requeue.add_argument("--deliveries", action="store_true", help="all failed deliveries")
+    requeue.add_argument("--destination", metavar="NAME", help="with --deliveries: only those to this destination")
+    requeue.set_defaults(command=_requeue)
+
+    infer = commands.add_parser(
+        "infer", parents=[common], help="run a model on a folder of DICOM files, without the daemon"
+    )
+    infer.add_argument("folder", type=Path, metavar="FOLDER", help="DICOM files, searched to the bottom")
+    infer.add_argument("--model", required=True, metavar="NAME", help="name, or name/version")
+    infer.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the result objects")
+    infer.add_argument("--json", action="store_true", help="print the results as JSON")
+    infer.set_defaults(command=_infer)
+
+    models = commands.add_parser("models", help="model packages").add_subparsers(required=True, metavar="COMMAND")
+    listing = models.add_parser("list", parents=[common], help="all packages, and whether they can run here")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    listing.set_defaults(command=_models_list)
+    fetch = models.add_parser("fetch", parents=[common], help="get and convert the weights of packages")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
+    fetch.add_argument("--all", action="store_true", help="every package that lacks them")
+    fetch.add_argument(
+        "--from", dest="source", type=Path, metavar="DIR", help="a folder with the files, at a site without internet"
+    )
+    fetch.set_defaults(command=_models_fetch)
+    return parser
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from appliance.cli.daemon import run
+
+    return run(parsed.config, parsed.state_dir)
+
+
+def _role(parsed: argparse.Namespace) -> int:
+    from appliance.cli.daemon import role
+
+    return role(parsed.name, parsed.config, parsed.state_dir)
+
+
+def _check_config(parsed: argparse.Namespace) -> int:
+    from appliance.cli.operator import check_config
+
+    return check_config(parsed.config)
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from appliance.cli.operator import status
+
+    return status(parsed.config, parsed.state_dir, as_json=parsed.json)
+
+
+def _requeue(parsed: argparse.Namespace) -> int:
+    from appliance.cli.operator import requeue
+
+    return requeue(
+        parsed.config,
+        parsed.state_dir,
+        job=parsed.job,
+        deliveries=parsed.deliveries,
+        destination=parsed.destination,
+    )
+
+
+def _infer(parsed: argparse.Namespace) -> int:
+    from appliance.cli.infer import infer
+
+    return infer(parsed.folder, parsed.model, parsed.output, parsed.config, parsed.state_dir, as_json=parsed.json)
+
+
+def _models_list(parsed: argparse.Namespace) -> int:
+    from appliance.cli.models import list_models
+
+    return list_models(parsed.config, parsed.state_dir, as_json=parsed.json)
+
+
+def _models_fetch(parsed: argparse.Namespace) -> int:
+    from appliance.cli.models import fetch_models
+
+    return fetch_models(parsed.config, parsed.state_dir, parsed.names, everything=parsed.all, source=parsed.source)
