@@ -1,0 +1,216 @@
+"""One open association: its bounds, the data set that is arriving on it, and what it has brought so far.
+
+This is the seam between pynetdicom and the spool: the library keeps the state machine, negotiation and DIMSE; here
+its reads are bounded, and the data sets of C-STORE requests go to files as they arrive.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.pdu_primitives import P_DATA
+
+from appliance.domain.uids import is_valid_uid
+from appliance.errors import RejectedInput
+from appliance.intake.file_meta import encode_head
+from appliance.intake.incoming_file import IncomingFile
+from appliance.intake.store import Acceptance, InstanceStore
+
+SOURCE: Final = "dicom"
+"""How instances came that came over an association, in the journal and the metrics."""
+
+_MAX_PDU_BYTES: Final = 1024 * 1024
+"""A longer PDU is not read: a request with 128 contexts needs less, and P-DATA has the negotiated limit."""
+_MAX_COMMAND_BYTES: Final = 64 * 1024
+_MAX_OTHER_DATA_BYTES: Final = 1024 * 1024
+"""For data sets that are not stored, which the library collects in memory."""
+_MAX_WAITING_MESSAGES: Final = 16
+"""Requests that a peer may send ahead without waiting for answers; asynchronous operations are not negotiated."""
+_READ_BYTES: Final = 256 * 1024
+
+
+class BoundedReader:
+    """Reads from a peer's socket with a limit on the length and on the time of each read.
+
+    Stands in for ``AssociationSocket.recv``, which believes any length up to 4 GiB and waits for ever for the rest
+    of a PDU. An ``OSError`` is what the library takes for a lost connection (PS3.8 table 9-10, Evt17).
+    """
+
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Return the next ``nr_bytes`` bytes, fewer when the peer has closed the connection.
+
+        Raises
+        ------
+        OSError
+            More than a PDU may hold was asked for, or they did not all arrive within the time limit.
+        """
+        if nr_bytes > _MAX_PDU_BYTES:
+            raise ConnectionAbortedError("the peer announces a PDU that is longer than any may be")
+        received = bytearray(nr_bytes)
+        view = memoryview(received)
+        filled = 0
+        deadline = time.monotonic() + self._timeout_s
+        while filled < nr_bytes:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the peer stopped in the middle of a PDU")
+            self._connection.settimeout(left_s)
+            arrived = self._connection.recv_into(view[filled : filled + _READ_BYTES])
+            if not arrived:
+                break
+            filled += arrived
+        self._connection.settimeout(self._timeout_s)
+        view.release()
+        del received[filled:]
+        return received
+
+
+@dataclass(slots=True)
+class SeriesShare:
+    """What one association has brought of one series: images (frames counted), and the journal's id once known."""
+
+    images: int = 0
+    series_id: int | None = None
+
+
+class OpenAssociation:
+    """What is known about one association, from the connection to its end.
+
+    Attributes
+    ----------
+    established
+        Whether it was accepted, so that it counts as open.
+    released
+        Whether it ended in good order.
+    outcomes
+        How many instances, by outcome or by the reason of their refusal.
+    series
+        Its share of each series, by Series Instance UID.
+    """
+
+    def __init__(self, association: Association, store: InstanceStore, timeout_s: float) -> None:
+        self.association = association
+        self.established = False
+        self.released = False
+        self.started = time.monotonic()
+        self.outcomes: Counter[str] = Counter()
+        self.series: dict[str, SeriesShare] = {}
+        self._store = store
+        self._incoming: IncomingFile | None = None
+        self._command_bytes = 0
+        self._other_bytes = 0
+        self._bound_reads(timeout_s)
+        self._receive_primitive = association.dimse.receive_primitive
+        # The library calls this for each P-DATA primitive, on its reader thread.
+        association.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
+
+    def add(self, acceptance: Acceptance) -> None:
+        """Note an instance that was taken in."""
+        self.outcomes[acceptance.outcome] += 1
+        share = self.series.setdefault(acceptance.series_instance_uid, SeriesShare())
+        share.images += acceptance.images
+        if acceptance.series_id is not None:
+            share.series_id = acceptance.series_id
+
+    def disconnect(self) -> None:
+        """Close the connection at once, from any thread; the library sees a peer that has gone."""
+        wrapper = self.association.dul.socket
+        connection = wrapper.socket if wrapper is not None else None
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has gone already
+
+    def end(self) -> None:
+        """Remove what was left half-received; called once the library's threads have ended."""
+        if self._incoming is not None:
+            self._incoming.discard()
+        while not self.association.dimse.msg_queue.empty():
+            _, request = self.association.dimse.msg_queue.get_nowait()
+            unanswered = getattr(request, "_dataset_file", None)
+            if isinstance(unanswered, IncomingFile):
+                unanswered.discard()
+
+    def _bound_reads(self, timeout_s: float) -> None:
+        wrapper = self.association.dul.socket
+        connection = wrapper.socket if wrapper is not None else None
+        if wrapper is None or connection is None:
+            return
+        connection.settimeout(timeout_s)
+        # An answer is one small segment; with Nagle's algorithm it could wait for the peer's delayed acknowledgement.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wrapper.recv = BoundedReader(connection, timeout_s).recv  # type: ignore[method-assign]
+
+    def _receive(self, primitive: P_DATA) -> None:
+        """Hand on the fragments of a P-DATA primitive one by one, each C-STORE data set into a file of its own.
+
+        The library can write to a file by itself (``STORE_RECV_CHUNKED_DATASET``), but only for the whole process at
+        once, into the system's temporary folder and without any bound.
+        """
+        for context_id, fragment in primitive.presentation_data_value_list:
+            if not fragment or not self._within_bounds(context_id, fragment):
+                # As for any invalid PDU: A-P-ABORT (PS3.8 table 9-10, Evt19).
+                self.association.dul.event_queue.put("Evt19")
+                return
+            single = P_DATA()
+            single.presentation_data_value_list = [[context_id, fragment]]  # type: ignore[list-item]
+            self._receive_primitive(single)
+            if fragment[0] & 2 and not fragment[0] & 1:
+                self._incoming = None  # it is whole and belongs to the request now
+                self._other_bytes = 0
+
+    def _within_bounds(self, context_id: int, fragment: bytes) -> bool:
+        """Prepare the library for a fragment; ``False`` when the association must not go on."""
+        dimse = self.association.dimse
+        if fragment[0] & 1:
+            self._command_bytes = len(fragment) + (0 if dimse.message is None else self._command_bytes)
+            return self._command_bytes <= _MAX_COMMAND_BYTES and dimse.msg_queue.qsize() < _MAX_WAITING_MESSAGES
+        message = dimse.message
+        if message is None:
+            return False  # a data set without a command
+        if not isinstance(message, C_STORE_RQ):
+            self._other_bytes += len(fragment)
+            return self._other_bytes <= _MAX_OTHER_DATA_BYTES
+        if self._incoming is None:
+            incoming = self._new_incoming(context_id, message)
+            if incoming is None:
+                return False
+            self._incoming = incoming
+            message._data_set_file = incoming  # type: ignore[assignment]
+        return not self._is_overrun(self._incoming)
+
+    def _is_overrun(self, incoming: IncomingFile) -> bool:
+        """Say whether more has come than an instance may hold, so that the rest is not waited for."""
+        if not isinstance(incoming.failure, RejectedInput) or not incoming.overrun:
+            return False
+        self._store.count_refusal(SOURCE, incoming.failure)
+        self.outcomes[incoming.failure.reason] += 1
+        return True
+
+    def _new_incoming(self, context_id: int, message: C_STORE_RQ) -> IncomingFile | None:
+        syntaxes = [
+            context.transfer_syntax[0]
+            for context in self.association.accepted_contexts
+            if context.context_id == context_id
+        ]
+        if not syntaxes:
+            return None
+        sop_class_uid = str(message.command_set.get("AffectedSOPClassUID", ""))
+        sop_instance_uid = str(message.command_set.get("AffectedSOPInstanceUID", ""))
+        if is_valid_uid(sop_class_uid) and is_valid_uid(sop_instance_uid):
+            head = encode_head(sop_class_uid, sop_instance_uid, str(syntaxes[0]))
+            return IncomingFile(self._store.spool, head, self._store.max_instance_bytes)
+        incoming = IncomingFile(self._store.spool, b"", self._store.max_instance_bytes)
+        incoming.fail(RejectedInput("bad-uid", "a UID of the request is not a UID", mend="The sender has to be mended"))
+        return incoming

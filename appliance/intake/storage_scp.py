@@ -1,0 +1,347 @@
+"""The DICOM node that receives: Verification and Storage SCP (PS3.4 annex A and B) on pynetdicom."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from socketserver import BaseServer
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pynetdicom import _config, evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.transport import ThreadedAssociationServer
+
+from appliance.config.settings import DicomNode, Peer
+from appliance.errors import RejectedInput, SpoolFull
+from appliance.intake.assembler import Assembler
+from appliance.intake.association import SOURCE, OpenAssociation
+from appliance.intake.contexts import SupportedContexts
+from appliance.intake.guarded_thread import GuardedThread
+from appliance.intake.incoming_file import IncomingFile
+from appliance.intake.store import Claim, InstanceStore
+from appliance.observability.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+# PS3.4 section B.2.3 and PS3.7 annex C.
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+PROCESSING_FAILURE = 0x0110
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+
+# PS3.8 section 9.3.4: result, source, reason.
+_CALLING_AE_NOT_RECOGNISED = (1, 1, 3)
+_CALLED_AE_NOT_RECOGNISED = (1, 1, 7)
+_LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
+
+_SPARE_CONNECTIONS = 64
+"""Connections beyond ``max_associations`` that may wait for their rejection; further ones are closed unread."""
+_LONGEST_NEGOTIATION_S = 30.0
+
+
+class StorageScp:
+    """The node: takes associations from ``start`` to ``stop``.
+
+    Parameters
+    ----------
+    settle_s
+        How long after the release of an association its series may be called complete.
+    sop_class_uids
+        Storage SOP classes that models want, besides the usual ones.
+    on_fatal
+        Called when the node cannot go on and the role has to end.
+    """
+
+    def __init__(
+        self,
+        node: DicomNode,
+        store: InstanceStore,
+        assembler: Assembler,
+        metrics: Metrics,
+        *,
+        settle_s: float,
+        sop_class_uids: frozenset[str],
+        on_fatal: Callable[[], None],
+    ) -> None:
+        self._node = node
+        self._store = store
+        self._assembler = assembler
+        self._metrics = metrics
+        self._settle_s = settle_s
+        self._contexts = SupportedContexts(sop_class_uids)
+        self._on_fatal = on_fatal
+        self._lock = threading.Lock()
+        self._open: dict[Association, OpenAssociation] = {}
+        self._server: _Server | None = None
+        self._thread: GuardedThread | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on."""
+        if self._server is None:
+            raise RuntimeError("the node has not been started")
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Listen, and serve in threads of the node's own.
+
+        Raises
+        ------
+        OSError
+            The address cannot be listened on.
+        """
+        # A switch of the whole library, read when a server is made: its default handlers format every PDU and
+        # message for a log that is never shown, with the peer's data in it.
+        _config.LOG_HANDLER_LEVEL = "none"
+        entity = ApplicationEntity(self._node.ae_title)
+        entity.maximum_pdu_size = self._node.max_pdu_bytes
+        entity.network_timeout = self._node.network_timeout_s
+        entity.acse_timeout = min(self._node.network_timeout_s, _LONGEST_NEGOTIATION_S)
+        # Checked in _requested, which counts accepted associations only: idle connections must not lock peers out.
+        entity.maximum_associations = self._node.max_associations + _SPARE_CONNECTIONS + 1
+        server = entity.make_server(
+            (self._node.host, self._node.port),
+            contexts=[self._contexts.verification],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, self._connected),
+                (evt.EVT_REQUESTED, self._requested),
+                (evt.EVT_ESTABLISHED, self._established),
+                (evt.EVT_RELEASED, self._released),
+                (evt.EVT_C_ECHO, lambda event: SUCCESS),
+                (evt.EVT_C_STORE, self._stored),
+            ],
+            server_class=_Server,
+        )
+        assert isinstance(server, _Server)
+        server.max_connections = self._node.max_associations + _SPARE_CONNECTIONS
+        self._server = server
+        self._thread = GuardedThread("storage-scp", server.serve_forever, self._on_fatal)
+        self._thread.start()
+        _log.info("listening as %s on %s port %d", self._node.ae_title, self._node.host, self.port)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Take no more associations and close the open ones: what was not acknowledged will be sent again."""
+        if self._server is None or self._thread is None:
+            return
+        deadline = time.monotonic() + timeout_s
+        self._server.shutdown()
+        self._thread.join(timeout_s)
+        with self._lock:
+            opened = list(self._open.values())
+        for entry in opened:
+            entry.disconnect()
+        for entry in opened:
+            entry.association.join(max(0.0, deadline - time.monotonic()))
+
+    # Handlers. The library swallows what notification handlers raise, with its logs off: so each of these that can
+    # fail does so to the safe side. Until _requested has run, an association has no context but Verification.
+
+    def _connected(self, event: Any) -> None:
+        """EVT_CONN_OPEN, before the association's threads start."""
+        association: Association = event.assoc
+        entry = OpenAssociation(association, self._store, self._node.network_timeout_s)
+        with self._lock:
+            self._open[association] = entry
+        serve = association.run
+
+        def run() -> None:
+            try:
+                serve()
+            finally:
+                self._ended_guarded(entry)
+
+        # However an association ends, by release, abort, time-out or an error in the library, its thread ends.
+        association.run = run  # type: ignore[method-assign]
+
+    def _requested(self, event: Any) -> None:
+        """EVT_REQUESTED, before negotiation: refuse the association, or give it the contexts that it asks for."""
+        association: Association = event.assoc
+        request = association.requestor.primitive
+        assert request is not None  # the event is triggered by its arrival
+        refusal = self._refusal(association, str(request.calling_ae_title), str(request.called_ae_title))
+        if refusal is not None:
+            code, why = refusal
+            _log.warning("refused an association from %s: %s", association.requestor.address, why)
+            self._metrics.associations.labels("rejected").inc()
+            association.acse.send_reject(*code)
+            association.kill()  # returns when the answer is out; without it the library's reader thread would stay
+            return
+        association.acceptor.supported_contexts = self._contexts.among(
+            str(context.abstract_syntax) for context in request.presentation_context_definition_list
+        )
+
+    def _refusal(
+        self, association: Association, calling_ae_title: str, called_ae_title: str
+    ) -> tuple[tuple[int, int, int], str] | None:
+        if called_ae_title.strip() != self._node.ae_title.strip():
+            return _CALLED_AE_NOT_RECOGNISED, f"it calls {called_ae_title!r}, this node is {self._node.ae_title!r}"
+        if self._node.peers:
+            peers = [peer for peer in self._node.peers if peer.ae_title.strip() == calling_ae_title.strip()]
+            if not peers:
+                return _CALLING_AE_NOT_RECOGNISED, f"AE title {calling_ae_title!r} is not among dicom.peers"
+            if not any(_comes_from(peer, association.requestor.address) for peer in peers):
+                return _CALLING_AE_NOT_RECOGNISED, f"{calling_ae_title!r} may not come from this address (dicom.peers)"
+        with self._lock:
+            if sum(entry.established for entry in self._open.values()) >= self._node.max_associations:
+                return _LOCAL_LIMIT_EXCEEDED, f"{self._node.max_associations} associations are open already"
+            self._open[association].established = True
+        return None
+
+    def _established(self, event: Any) -> None:
+        self._metrics.associations.labels("accepted").inc()
+        self._show_open()
+
+    def _released(self, event: Any) -> None:
+        with self._lock:
+            self._open[event.assoc].released = True
+
+    def _stored(self, event: Any) -> Dataset:
+        """EVT_C_STORE, on the association's thread."""
+        received_at = time.time()
+        request = event.request
+        incoming = getattr(request, "_dataset_file", None)
+        with self._lock:
+            entry = self._open[event.assoc]
+        try:
+            return self._take(entry, incoming, request, str(event.context.abstract_syntax), received_at)
+        except RejectedInput as refusal:
+            entry.outcomes[refusal.reason] += 1
+            return _answer(DOES_NOT_MATCH if refusal.reason == "mismatch" else CANNOT_UNDERSTAND, refusal.what)
+        except (SpoolFull, OSError) as error:
+            reason = "no-room" if isinstance(error, SpoolFull) else "disk-error"
+            entry.outcomes[reason] += 1
+            self._metrics.instances.labels(SOURCE, reason).inc()
+            _log.error("cannot store an instance: %s", error if isinstance(error, SpoolFull) else error.strerror)
+            return _answer(OUT_OF_RESOURCES, "no room, or the disk failed")
+        except Exception:  # noqa: BLE001 - the library would answer 0xC211 and tell nobody; the peer may try again
+            entry.outcomes["error"] += 1
+            self._metrics.instances.labels(SOURCE, "error").inc()
+            _log.exception("cannot store an instance")
+            return _answer(PROCESSING_FAILURE, "internal error, see the log")
+        finally:
+            if isinstance(incoming, IncomingFile):
+                incoming.discard()
+
+    def _take(
+        self, entry: OpenAssociation, incoming: object, request: Any, abstract_syntax: str, received_at: float
+    ) -> Dataset:
+        if not isinstance(incoming, IncomingFile):
+            refusal = RejectedInput("no-data-set", "the request has no data set", mend="The sender has to be mended")
+            self._store.count_refusal(SOURCE, refusal)
+            raise refusal
+        incoming.close()
+        claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+        if claim.sop_class_uid not in self._contexts.storage_sop_class_uids or claim.sop_class_uid != abstract_syntax:
+            refusal = RejectedInput("sop-class", "the SOP class was not negotiated", mend="Propose it in a context")
+            self._store.count_refusal(SOURCE, refusal)
+            entry.outcomes[refusal.reason] += 1
+            return _answer(SOP_CLASS_NOT_SUPPORTED, refusal.what)
+        if incoming.failure is not None:
+            if isinstance(incoming.failure, RejectedInput):
+                self._store.count_refusal(SOURCE, incoming.failure)
+            raise incoming.failure
+        assert incoming.path is not None  # without a failure there is a file
+        acceptance = self._store.accept(
+            incoming.path,
+            source=SOURCE,
+            received_at=received_at,
+            claim=claim,
+            data_set_sha256=incoming.data_set_sha256,
+        )
+        with self._lock:
+            entry.add(acceptance)
+        return _answer(SUCCESS)
+
+    def _ended_guarded(self, entry: OpenAssociation) -> None:
+        try:
+            self._ended(entry)
+        except Exception:  # noqa: BLE001 - end of a thread: without the mark the stable age completes the series
+            _log.exception("an association ended, but what it brought could not be marked as whole")
+
+    def _ended(self, entry: OpenAssociation) -> None:
+        """The association's thread is about to end, one way or another."""
+        entry.end()
+        with self._lock:
+            del self._open[entry.association]
+            series_ids = self._whole_series(entry) if entry.released else []
+        if not entry.established:
+            return
+        self._show_open()
+        self._metrics.associations.labels("released" if entry.released else "aborted").inc()
+        if series_ids:
+            self._assembler.settle(series_ids, time.time() + self._settle_s, "association released")
+        _log.log(
+            logging.INFO if entry.released else logging.WARNING,
+            "association from %s at %s %s after %.1f s: %s in %d series",
+            entry.association.requestor.ae_title,
+            entry.association.requestor.address,
+            "released" if entry.released else "broken off",
+            time.monotonic() - entry.started,
+            ", ".join(f"{count} {outcome}" for outcome, count in sorted(entry.outcomes.items())) or "no instances",
+            len(entry.series),
+        )
+
+    def _whole_series(self, entry: OpenAssociation) -> list[int]:
+        """The series of which a released association may honestly be taken to have brought the last image.
+
+        Not those of which it brought a single image: senders that open an association for each image are common.
+        Not those that another association, which is still open, has brought images of.
+        """
+        elsewhere = {uid for other in self._open.values() for uid in other.series}
+        return [
+            share.series_id
+            for uid, share in entry.series.items()
+            if share.series_id is not None and share.images >= 2 and uid not in elsewhere
+        ]
+
+    def _show_open(self) -> None:
+        with self._lock:
+            self._metrics.open_associations.set(sum(entry.established for entry in self._open.values()))
+
+
+class _Server(ThreadedAssociationServer):
+    """The library's server with a limit on connections, and with errors in the log instead of on standard error."""
+
+    request_queue_size = 128
+    max_connections = 0
+
+    def shutdown(self) -> None:
+        """Stop serving and close the port (the library's own also wants to unlist a server that it started)."""
+        BaseServer.shutdown(self)
+        self.server_close()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Say whether a new connection is looked at at all (``socketserver``)."""
+        return len(self.active_associations) < self.max_connections
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection failed before its association began (``socketserver``)."""
+        _log.warning("a connection from %s failed at its start", client_address[0], exc_info=True)
+
+
+def _comes_from(peer: Peer, address: str | None) -> bool:
+    """Say whether a peer may have this address; the host of a peer may be a name."""
+    if peer.host is None or peer.host == address:
+        return True
+    try:
+        found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        _log.warning("dicom.peers: the host of %s cannot be resolved", peer.ae_title)
+        return False
+    return any(entry[4][0] == address for entry in found)
+
+
+def _answer(status: int, comment: str = "") -> Dataset:
+    """A C-STORE status with, for failures, an Error Comment of at most 64 characters (PS3.7 section C.5)."""
+    answer = Dataset()
+    answer.Status = status
+    if comment:
+        answer.ErrorComment = comment[:64]
+    return answer
