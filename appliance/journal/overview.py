@@ -58,6 +58,7 @@ class Overview:
                 attempts=row["attempts"],
                 reason=row["reason"],
                 message=row["message"],
+                last_received_at=row["last_received_at"],
                 created_at=row["created_at"],
                 finished_at=row["finished_at"],
             )
@@ -90,3 +91,12 @@ class Overview:
             (job_id, job_id),
         )
         return {row["stage"]: row["seconds"] for row in rows}
+
+    def delivered(self, job_id: int) -> dict[tuple[str, str], float]:
+        """When each result of a job was acknowledged, by destination and kind of result."""
+        rows = self._database.connection().execute(
+            "SELECT d.destination, r.kind, d.finished_at FROM delivery d JOIN result r USING (result_id) "
+            "WHERE r.job_id = ? AND d.state = 'delivered'",
+            (job_id,),
+        )
+        return {(row["destination"], row["kind"]): row["finished_at"] for row in rows}

@@ -134,6 +134,7 @@ class JobView:
     attempts: int
     reason: str | None
     message: str | None
+    last_received_at: float
     created_at: float
     finished_at: float | None
 

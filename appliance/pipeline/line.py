@@ -219,6 +219,7 @@ class InferenceLine:
     def _attempt(self, work: _Work, step: Callable[[_Work], None]) -> bool:
         """Run one step of a job; when it fails, the journal says why and the line goes on with the next job."""
         job = work.job
+        _log.debug("job %d: %s", job.job_id, step.__name__.lstrip("_"))
         try:
             step(work)
             return True
