@@ -31,7 +31,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         try:
             ensure_folder(path.parent)
@@ -56,7 +56,8 @@ class Database:
             connection.execute("PRAGMA foreign_keys = ON")
             self._local.connection = connection
             with self._lock:
-                self._all.append(connection)
+                self._close_abandoned()
+                self._all.append((threading.current_thread(), connection))
         return connection
 
     @contextmanager
@@ -83,10 +84,17 @@ class Database:
     def close(self) -> None:
         """Close the connections of all threads; the journal is not used afterwards."""
         with self._lock:
-            for connection in self._all:
+            for _, connection in self._all:
                 connection.close()
             self._all.clear()
         self._local = threading.local()
+
+    def _close_abandoned(self) -> None:
+        """Close the connections of threads that have ended: reception has a thread for each association."""
+        abandoned = [entry for entry in self._all if not entry[0].is_alive()]
+        self._all = [entry for entry in self._all if entry[0].is_alive()]
+        for _, connection in abandoned:
+            connection.close()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Apply, each in one transaction, the schema files that the journal has not seen yet."""
