@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final
 
 from pynetdicom.association import Association
@@ -20,6 +19,7 @@ from appliance.domain.uids import is_valid_uid
 from appliance.errors import RejectedInput
 from appliance.intake.file_meta import encode_head
 from appliance.intake.incoming_file import IncomingFile
+from appliance.intake.shares import SeriesShares
 from appliance.intake.store import Acceptance, InstanceStore
 
 SOURCE: Final = "dicom"
@@ -75,14 +75,6 @@ class BoundedReader:
         return received
 
 
-@dataclass(slots=True)
-class SeriesShare:
-    """What one association has brought of one series: images (frames counted), and the journal's id once known."""
-
-    images: int = 0
-    series_id: int | None = None
-
-
 class OpenAssociation:
     """What is known about one association, from the connection to its end.
 
@@ -95,7 +87,7 @@ class OpenAssociation:
     outcomes
         How many instances, by outcome or by the reason of their refusal.
     series
-        Its share of each series, by Series Instance UID.
+        Its share of each series.
     """
 
     def __init__(self, association: Association, store: InstanceStore, timeout_s: float) -> None:
@@ -104,7 +96,7 @@ class OpenAssociation:
         self.released = False
         self.started = time.monotonic()
         self.outcomes: Counter[str] = Counter()
-        self.series: dict[str, SeriesShare] = {}
+        self.series = SeriesShares()
         self._store = store
         self._incoming: IncomingFile | None = None
         self._command_bytes = 0
@@ -117,10 +109,7 @@ class OpenAssociation:
     def add(self, acceptance: Acceptance) -> None:
         """Note an instance that was taken in."""
         self.outcomes[acceptance.outcome] += 1
-        share = self.series.setdefault(acceptance.series_instance_uid, SeriesShare())
-        share.images += acceptance.images
-        if acceptance.series_id is not None:
-            share.series_id = acceptance.series_id
+        self.series.add(acceptance)
 
     def disconnect(self) -> None:
         """Close the connection at once, from any thread; the library sees a peer that has gone."""

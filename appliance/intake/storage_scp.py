@@ -270,7 +270,8 @@ class StorageScp:
         entry.end()
         with self._lock:
             del self._open[entry.association]
-            series_ids = self._whole_series(entry) if entry.released else []
+            others = [other.series for other in self._open.values()]
+            series_ids = entry.series.whole(others) if entry.released else []
         if not entry.established:
             return
         self._show_open()
@@ -287,19 +288,6 @@ class StorageScp:
             ", ".join(f"{count} {outcome}" for outcome, count in sorted(entry.outcomes.items())) or "no instances",
             len(entry.series),
         )
-
-    def _whole_series(self, entry: OpenAssociation) -> list[int]:
-        """The series of which a released association may honestly be taken to have brought the last image.
-
-        Not those of which it brought a single image: senders that open an association for each image are common.
-        Not those that another association, which is still open, has brought images of.
-        """
-        elsewhere = {uid for other in self._open.values() for uid in other.series}
-        return [
-            share.series_id
-            for uid, share in entry.series.items()
-            if share.series_id is not None and share.images >= 2 and uid not in elsewhere
-        ]
 
     def _show_open(self) -> None:
         with self._lock:

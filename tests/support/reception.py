@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.layout import StateLayout
-from appliance.config.settings import DicomNode, DropFolder as DropFolderSettings
+from appliance.config.settings import DicomNode
+from appliance.config.settings import DropFolder as DropFolderSettings
 from appliance.domain.states import Scope
 from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
+from appliance.intake.dropfolder import DropFolder
+from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
 from appliance.intake.store import InstanceStore
 from appliance.journal.journal import Journal
 from appliance.manifest.manifest import Manifest
+from appliance.manifest.matching import Match
 from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
 
@@ -29,8 +33,6 @@ def model(
     min_images: int = 1,
 ) -> Manifest:
     """A manifest of which only name, scope and match matter; the rest is left out unchecked."""
-    from appliance.manifest.matching import Match
-
     match = Match(modality=[modality], sop_class_uid=[sop_class or "1.2.840.10008.5.1.4.1.1.2"], min_images=min_images)
     return Manifest.model_construct(name=name, version="1.0.0", scope=scope, match=match)
 
@@ -69,6 +71,7 @@ class Reception:
             self.journal, self.assessor, self.metrics, run_folder=self.layout.run, on_fatal=self.fatal.set
         )
         self.node: StorageScp | None = None
+        self.dropfolder: DropFolder | None = None
 
     def start_node(self, **settings: Any) -> int:
         """Start the DICOM node on a free port of the loopback; return the port."""
@@ -85,10 +88,26 @@ class Reception:
         self.node.start()
         return self.node.port
 
+    def start_dropfolder(self, *, quiet_s: float = 0.2, poll_s: float = 0.1, **settings: Any) -> Path:
+        """Watch the drop folder; return its path."""
+        folder = self.layout.dropfolder
+        self.dropfolder = DropFolder(
+            DropFolderSettings(quiet_s=quiet_s, poll_s=poll_s, **settings),
+            folder,
+            self.store,
+            RejectedShelf(self.spool, self.journal),
+            self.assembler,
+            on_fatal=self.fatal.set,
+        )
+        self.dropfolder.start()
+        return folder
+
     def stop(self) -> None:
         """Stop all that was started."""
         if self.node is not None:
             self.node.stop()
+        if self.dropfolder is not None:
+            self.dropfolder.stop()
         self.assembler.stop()
         self.journal.close()
 
