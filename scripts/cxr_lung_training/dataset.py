@@ -85,9 +85,7 @@ def load_dataset(folder: Path) -> list[ChestImage]:
         shares = [resize((labels == value).astype(np.float32), SIZE, SIZE) for value in (RIGHT_LUNG, LEFT_LUNG)]
         target = np.stack([1.0 - shares[0] - shares[1], *shares]).astype(np.float32)
         row = rows[path.stem]
-        images.append(
-            ChestImage(path.stem, row["patient_id"], row["projection"], preprocess(pixels), target, labels)
-        )
+        images.append(ChestImage(path.stem, row["patient_id"], row["projection"], preprocess(pixels), target, labels))
     return images
 
 
