@@ -58,7 +58,7 @@ class Assembler:
         """End the thread; what is due stays in the journal for the next start."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout_s)
+        self._thread.end(timeout_s)
 
     def settle(self, series_ids: Iterable[int], settle_at: float, sign: str) -> None:
         """Note an end mark (see ``Instances.settle``) and see to it in time."""

@@ -108,6 +108,8 @@ class DropFolder:
             The folder cannot be made.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        # It calls an event that is read while it is being stopped an error; no event is needed, see the module.
+        logging.getLogger("watchdog").setLevel(logging.CRITICAL)
         try:
             self._observer.schedule(_Hints(self._hint), str(self._folder), recursive=True, event_filter=_NEWS)
             self._observer.start()
@@ -126,7 +128,7 @@ class DropFolder:
         if self._observer.is_alive():
             self._observer.stop()
             self._observer.join(timeout_s)
-        self._thread.join(timeout_s)
+        self._thread.end(timeout_s)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -28,3 +28,8 @@ class GuardedThread(threading.Thread):
         except Exception:  # noqa: BLE001 - top of a thread: whatever it is, the role must not go on without it
             _log.exception("%s failed, the role ends", self.name)
             self._on_fatal()
+
+    def end(self, timeout_s: float) -> None:
+        """Wait until it has returned, if it was started at all; who calls has told it to stop."""
+        if self.ident is not None:
+            self.join(timeout_s)

@@ -132,7 +132,7 @@ class StorageScp:
             return
         deadline = time.monotonic() + timeout_s
         self._server.shutdown()
-        self._thread.join(timeout_s)
+        self._thread.end(timeout_s)
         with self._lock:
             opened = list(self._open.values())
         for entry in opened:
@@ -280,7 +280,7 @@ class StorageScp:
             self._assembler.settle(series_ids, time.time() + self._settle_s, "association released")
         _log.log(
             logging.INFO if entry.released else logging.WARNING,
-            "association from %s at %s %s after %.1f s: %s in %d series",
+            "association from %r at %s %s after %.1f s: %s in %d series",
             entry.association.requestor.ae_title,
             entry.association.requestor.address,
             "released" if entry.released else "broken off",

@@ -1,0 +1,169 @@
+"""The store: what is promised is on disk and in the journal; the rest is refused, counted and left to the caller."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.domain.states import Scope
+from appliance.errors import RejectedInput, SpoolFull
+from appliance.intake import store as store_module
+from appliance.intake.part10 import scan_file
+from appliance.intake.store import Claim, Outcome
+from appliance.journal.hints import HintSocket
+from tests.support.received_files import CT, IMPLICIT, INSTANCE, MR, SERIES, STUDY, data_set, part10
+from tests.support.reception import Reception, model
+
+
+@pytest.fixture
+def reception(tmp_path: Path) -> Iterator[Reception]:
+    reception = Reception(
+        tmp_path,
+        models=[
+            model("one-image", scope=Scope.INSTANCE),
+            model("other-modality", scope=Scope.INSTANCE, modality="MR", sop_class=MR),
+            model("no-weights", scope=Scope.INSTANCE),
+            model("a-series"),
+        ],
+        unusable={"no-weights": "its weights are not here: appliance models fetch no-weights"},
+    )
+    yield reception
+    reception.stop()
+
+
+def incoming(reception: Reception, content: bytes) -> Path:
+    path = reception.spool.new_incoming()
+    path.write_bytes(content)
+    return path
+
+
+def accept(reception: Reception, content: bytes, **options: object):
+    return reception.store.accept(incoming(reception, content), source="dicom", received_at=1000.0, **options)
+
+
+def test_stored(reception: Reception) -> None:
+    content = data_set()
+    found = accept(reception, part10(content))
+    assert (found.outcome, found.images, found.series_instance_uid) == (Outcome.STORED, 1, SERIES)
+    path = reception.spool.instance_path(STUDY, SERIES, INSTANCE)
+    assert path.read_bytes() == part10(content)
+    assert reception.incoming() == []
+    [row] = reception.rows("SELECT path, bytes, sha256, source, received_at, series_id FROM instance")
+    assert row == (
+        f"instances/{STUDY}/{SERIES}/{INSTANCE}.dcm",
+        len(part10(content)),
+        hashlib.sha256(content).hexdigest(),
+        "dicom",
+        1000.0,
+        found.series_id,
+    )
+    assert reception.count("stored") == 1
+
+
+def test_each_one_image_model_says_yes_or_no_with_its_reason(reception: Reception) -> None:
+    ear = HintSocket(reception.layout.run, "worker-0")
+    accept(reception, part10(data_set()))
+    assert dict(reception.rows("SELECT model, refusal FROM assessment")) == {
+        "one-image": None,
+        "other-modality": "Modality is CT, wants MR",
+        "no-weights": "its weights are not here: appliance models fetch no-weights",
+    }
+    assert reception.rows("SELECT model FROM job") == [("one-image",)]
+    assert ear.wait(0.0)
+    ear.close()
+
+
+def test_duplicate_is_taken_once(reception: Reception) -> None:
+    accept(reception, part10(data_set()))
+    # The same data set with other file meta information is the same instance.
+    again = accept(reception, part10(data_set(), instance="1.2.3"))
+    assert (again.outcome, again.series_id) == (Outcome.DUPLICATE, None)
+    assert reception.rows("SELECT count(*) FROM instance") == [(1,)]
+    assert reception.incoming() == []
+
+
+def test_other_content_under_a_known_uid_is_kept_apart(reception: Reception, caplog: pytest.LogCaptureFixture) -> None:
+    accept(reception, part10(data_set()))
+    other = part10(data_set(pixels=bytes(30) + b"xy"))
+    for _ in range(2):
+        assert accept(reception, other).outcome == Outcome.CONFLICT
+    assert reception.spool.instance_path(STUDY, SERIES, INSTANCE).read_bytes() == part10(data_set())
+    [(path,)] = reception.rows("SELECT path FROM conflict")
+    assert reception.spool.absolute(path).read_bytes() == other
+    assert reception.count("conflict") == 2
+    assert "both are kept" in caplog.text
+    assert INSTANCE not in caplog.text
+    assert reception.incoming() == []
+
+
+def test_bare_data_set_gets_its_head(reception: Reception) -> None:
+    content = data_set(syntax=IMPLICIT)
+    accept(reception, content)
+    path = reception.spool.instance_path(STUDY, SERIES, INSTANCE)
+    found = scan_file(path, max_bytes=1 << 20)
+    assert found.has_head and found.transfer_syntax_uid == IMPLICIT
+    assert path.read_bytes()[found.data_set_offset :] == content
+    [(size, sha256)] = reception.rows("SELECT bytes, sha256 FROM instance")
+    assert (size, sha256) == (path.stat().st_size, hashlib.sha256(content).hexdigest())
+    assert reception.incoming() == []
+
+
+@pytest.mark.parametrize("claim", [Claim(MR, INSTANCE), Claim(CT, "1.2.9")])
+def test_mismatch(reception: Reception, claim: Claim) -> None:
+    with pytest.raises(RejectedInput) as caught:
+        accept(reception, part10(data_set()), claim=claim)
+    assert caught.value.reason == "mismatch"
+    assert reception.count("mismatch") == 1
+    assert reception.rows("SELECT * FROM instance") == []
+    assert len(reception.incoming()) == 1, "a refused file is the caller's"
+
+
+def test_below_the_mark(tmp_path: Path) -> None:
+    reception = Reception(tmp_path, min_free_bytes=1 << 60)
+    with pytest.raises(SpoolFull):
+        accept(reception, part10(data_set()))
+    assert reception.rows("SELECT * FROM instance") == []
+    reception.stop()
+
+
+def test_no_promise_when_the_disk_fails(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "fsync_file", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            accept(reception, part10(data_set()))
+    assert reception.rows("SELECT * FROM instance") == []
+    assert not reception.spool.instance_path(STUDY, SERIES, INSTANCE).exists()
+    assert accept(reception, part10(data_set())).outcome == Outcome.STORED
+
+
+def test_an_orphan_of_a_crash_is_replaced_by_the_resend(reception: Reception) -> None:
+    path = reception.spool.instance_path(STUDY, SERIES, INSTANCE)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"renamed into place, then the power went")
+    assert accept(reception, part10(data_set())).outcome == Outcome.STORED
+    assert path.read_bytes() == part10(data_set())
+
+
+def test_the_same_uid_from_many_senders_at_once(reception: Reception) -> None:
+    outcomes: list[Outcome] = []
+
+    def send(pixels: bytes) -> None:
+        outcomes.append(accept(reception, part10(data_set(pixels=pixels))).outcome)
+
+    threads = [threading.Thread(target=send, args=(bytes([number % 2]) * 32,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(Outcome.STORED) == 1
+    assert outcomes.count(Outcome.DUPLICATE) == 3
+    assert outcomes.count(Outcome.CONFLICT) == 4
+    assert reception.rows("SELECT (SELECT count(*) FROM instance), (SELECT count(*) FROM conflict)") == [(1, 1)]
