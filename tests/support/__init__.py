@@ -1,0 +1,1 @@
+"""What several test packages share: makers of DICOM data sets and the like."""
