@@ -135,11 +135,37 @@ class ResultError(ApplianceError):
     """A result object could not be written, or did not read back as it was written."""
 
 
-class DeliveryRetry(ApplianceError):
-    """The destination did not take the object now but may later (PS3.4: 0xA7xx; refused; timeout)."""
+class DeliveryError(ApplianceError):
+    """A destination does not have the object.
+
+    Attributes
+    ----------
+    status
+        The status of its C-STORE answer (PS3.4 section B.2.3), ``None`` when it gave none.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        super().__init__(what, found=found, expected=expected, mend=mend)
+        self.status = status
+
+
+class DeliveryRetry(DeliveryError):
+    """The destination did not take the object now but may later (PS3.4: 0xA7xx; aborted; timeout)."""
 
     retryable = True
 
 
-class DeliveryRefused(ApplianceError):
+class DestinationUnreachable(DeliveryRetry):
+    """The destination took nothing and was offered nothing (refused, rejected, folder gone): no object is to blame."""
+
+
+class DeliveryRefused(DeliveryError):
     """The destination will never take this object as it is (PS3.4: 0xA9xx, 0xCxxx, 0x0122)."""

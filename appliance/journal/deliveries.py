@@ -30,7 +30,7 @@ class Deliveries:
             rows = [
                 connection.execute(
                     "SELECT d.delivery_id, d.attempts, d.created_at, r.kind, r.sop_class_uid, r.sop_instance_uid,"
-                    " r.transfer_syntax_uid, r.path, j.job_id, j.model, j.last_received_at "
+                    " r.transfer_syntax_uid, r.path, r.bytes, r.sha256, j.job_id, j.model, j.last_received_at "
                     "FROM delivery d JOIN result r USING (result_id) JOIN job j USING (job_id) WHERE delivery_id = ?",
                     (delivery_id,),
                 ).fetchone()
@@ -45,6 +45,8 @@ class Deliveries:
                 sop_instance_uid=row["sop_instance_uid"],
                 transfer_syntax_uid=row["transfer_syntax_uid"],
                 path=row["path"],
+                bytes=row["bytes"],
+                sha256=row["sha256"],
                 created_at=row["created_at"],
                 job_id=row["job_id"],
                 model=row["model"],

@@ -106,7 +106,7 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One object on its way to one destination."""
+    """One object on its way to one destination; ``bytes`` and ``sha256`` are of its whole file as it was committed."""
 
     delivery_id: int
     attempt: int
@@ -115,6 +115,8 @@ class ClaimedDelivery:
     sop_instance_uid: str
     transfer_syntax_uid: str
     path: str
+    bytes: int
+    sha256: str
     created_at: float
     job_id: int
     model: str

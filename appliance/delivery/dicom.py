@@ -1,0 +1,191 @@
+"""Results to a PACS by C-STORE (PS3.4 annex B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydicom import dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.dsutils import encode, split_dataset
+
+from appliance.config.settings import DicomDestination
+from appliance.delivery.association import AssociationRejected, Offer, StorageAssociation
+from appliance.delivery.base import Destination
+from appliance.delivery.connection import Connection
+from appliance.delivery.outgoing import Outgoing, unreadable
+from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
+
+_READ_BYTES = 1024 * 1024
+_MAX_CONTEXTS = 128  # context ids are odd and of one byte, PS3.8 section 9.3.2.2
+
+# One can be rewritten as the other without touching what it says (PS3.5 annex A); a peer must take the second.
+_CONVERTIBLE = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+
+
+class Pacs(Destination):
+    """Sends each object over an association that stays open for the next ones.
+
+    Offered is only what has to be sent: the SOP classes of the objects announced, in the transfer syntax of their
+    files, and in Implicit VR Little Endian, the default that every peer knows. An object goes out as the bytes of
+    its file; only for a peer that does not take its transfer syntax is it rewritten.
+    """
+
+    def __init__(self, settings: DicomDestination, ae_title: str) -> None:
+        self._settings = settings
+        self._ae_title = ae_title
+        # In order of use: the contexts of the next association.
+        self._offers: dict[Offer, None] = {}
+        self._association: StorageAssociation | None = None
+        self._offered: frozenset[Offer] = frozenset()  # on the open association
+        self._connection = Connection()
+        self._is_cut = False
+
+    def announce(self, objects: Sequence[Outgoing]) -> None:
+        """Offer what these objects need when the next association is made."""
+        for outgoing in objects:
+            for offer in _offers(outgoing):
+                self._offers.setdefault(offer)
+        while len(self._offers) > _MAX_CONTEXTS:
+            del self._offers[next(iter(self._offers))]
+
+    def close(self) -> None:
+        """Release the association."""
+        if self._association is not None:
+            self._association.release()
+            self._association = None
+
+    def cut(self) -> None:
+        """Cut the connection."""
+        self._is_cut = True
+        self._connection.cut()
+
+    def _send(self, outgoing: Outgoing) -> int:
+        association = self._associated_for(outgoing)
+        offer = next((offer for offer in _offers(outgoing) if offer in association.accepted), None)
+        if offer is None:
+            raise self._no_context(outgoing, association)
+        if offer.transfer_syntax_uid == outgoing.transfer_syntax_uid:
+            data_set = _encoded(outgoing)
+        else:
+            data_set = _converted(outgoing, offer.transfer_syntax_uid)
+        try:
+            return association.store(
+                association.accepted[offer], outgoing.sop_class_uid, outgoing.sop_instance_uid, data_set
+            )
+        except BaseException as error:
+            association.drop()
+            self._association = None
+            if isinstance(error, OSError):
+                raise DeliveryRetry(
+                    f"the destination {self._settings.name} did not take the object",
+                    found=_words(error),
+                    expected=f"an answer within {self._settings.timeout_s:g} s",
+                    mend="Look at its log; it is tried again by itself",
+                ) from error
+            raise
+
+    def _associated_for(self, outgoing: Outgoing) -> StorageAssociation:
+        """The open association if it serves the object, else a new one."""
+        self.announce([outgoing])
+        if self._association is not None:
+            if self._association.is_usable() and set(_offers(outgoing)) <= self._offered:
+                return self._association
+            self.close()
+        self._association = self._associate()
+        self._offered = frozenset(self._offers)
+        return self._association
+
+    def _associate(self) -> StorageAssociation:
+        settings = self._settings
+        self._connection = Connection()
+        if self._is_cut:
+            self._connection.cut()
+        try:
+            self._connection.connect(settings.host, settings.port, settings.timeout_s)
+            return StorageAssociation(
+                self._connection,
+                calling_ae_title=self._ae_title,
+                called_ae_title=settings.ae_title,
+                offers=list(self._offers),
+                timeout_s=settings.timeout_s,
+            )
+        except AssociationRejected as error:
+            raise DestinationUnreachable(
+                f"the destination {settings.name} rejected the association",
+                found=str(error),
+                mend=f"Make {settings.ae_title!r} know {self._ae_title!r}, or correct ae_title in the settings",
+            ) from error
+        except OSError as error:
+            raise DestinationUnreachable(
+                f"no association with the destination {settings.name} ({settings.host} port {settings.port})",
+                found=_words(error),
+                mend="Check that it runs, its address and the network; it is tried again by itself",
+            ) from error
+
+    def _no_context(self, outgoing: Outgoing, association: StorageAssociation) -> DeliveryRefused:
+        syntaxes = " or ".join(UID(offer.transfer_syntax_uid).name for offer in _offers(outgoing))
+        taken = sorted({UID(offer.sop_class_uid).name for offer in association.accepted})
+        return DeliveryRefused(
+            f"the destination {self._settings.name} does not take {UID(outgoing.sop_class_uid).name} in {syntaxes}",
+            found=f"it takes {', '.join(taken)} only" if taken else "it takes nothing that was offered",
+            mend="Let it accept this SOP class, or leave the kind out of results in the settings; then: "
+            "appliance requeue",
+        )
+
+
+def _offers(outgoing: Outgoing) -> tuple[Offer, ...]:
+    """What an object may be sent as, best first."""
+    syntaxes = [outgoing.transfer_syntax_uid]
+    if outgoing.transfer_syntax_uid in _CONVERTIBLE:
+        syntaxes += [syntax for syntax in _CONVERTIBLE if syntax != outgoing.transfer_syntax_uid]
+    return tuple(Offer(outgoing.sop_class_uid, syntax) for syntax in syntaxes)
+
+
+def _encoded(outgoing: Outgoing) -> Iterator[bytes]:
+    """The data set as it lies in the file, in pieces."""
+    try:
+        offset = _data_set_offset(outgoing)
+        with outgoing.path.open("rb") as stream:
+            stream.seek(offset)
+            while piece := stream.read(_READ_BYTES):
+                yield piece
+    except OSError as error:
+        raise unreadable(error) from error
+
+
+def _data_set_offset(outgoing: Outgoing) -> int:
+    try:
+        _, offset = split_dataset(outgoing.path)
+        return int(offset)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a malformed file raises in the library's reader
+        raise _malformed(error) from error
+
+
+def _converted(outgoing: Outgoing, transfer_syntax_uid: str) -> Iterator[bytes]:
+    """The data set in another of the convertible transfer syntaxes."""
+    try:
+        encoded = encode(dcmread(outgoing.path), UID(transfer_syntax_uid).is_implicit_VR, True)
+    except OSError as error:
+        raise unreadable(error) from error
+    except Exception as error:  # whatever a malformed file raises in the library's reader
+        raise _malformed(error) from error
+    if encoded is None:
+        raise _malformed(None)
+    yield encoded
+
+
+def _malformed(error: Exception | None) -> DeliveryRefused:
+    return DeliveryRefused(
+        "the file of the result is not a DICOM file that can be sent",
+        found=None if error is None else type(error).__name__,
+        mend="Report it with the model's name; the file is in the spool",
+    )
+
+
+def _words(error: OSError) -> str:
+    """What the network says, as people read it."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (error.strerror or str(error) or type(error).__name__).lower()
