@@ -1,0 +1,151 @@
+"""An outbox with result objects in it, and senders that empty it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance.config.settings import Destination, DicomDestination, FolderDestination, Retry
+from appliance.delivery.sender import Sender
+from appliance.domain.uids import derived_uid
+from appliance.journal.hints import send_hint
+from appliance.journal.journal import Journal
+from appliance.journal.records import Assessment, ReceivedInstance, ResultRow
+from appliance.observability.metrics import Metrics
+from appliance.spool.spool import Spool
+from tests.support.result_files import SOP_CLASSES, result_file
+
+QUICK = Retry(first_s=0.05, factor=2.0, longest_s=0.2)
+"""Back-off for tests: peers come back in tenths of a second."""
+
+MODEL = "test-model"
+
+
+def pacs(port: int, name: str = "pacs", *, timeout_s: float = 5.0, retry: Retry = QUICK) -> DicomDestination:
+    """Settings of a peer on this machine."""
+    return DicomDestination(
+        kind="dicom", name=name, ae_title="PACS", host="127.0.0.1", port=port, timeout_s=timeout_s, retry=retry
+    )
+
+
+def folder(path: Path, name: str = "share") -> FolderDestination:
+    """Settings of a folder."""
+    return FolderDestination(kind="folder", name=name, path=path, retry=QUICK)
+
+
+class Outbox:
+    """The journal and spool below ``root``; a second one on the same ``root`` is the next life of the sender."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal = Journal(root / "journal" / "journal.sqlite")
+        self.spool = Spool(root / "spool")
+        self.metrics = Metrics()
+        self.run_dir = root / "run"
+        self.errors: list[BaseException] = []
+        self._senders: list[Sender] = []
+
+    def put(
+        self,
+        seed: str,
+        destinations: Sequence[Destination],
+        *,
+        kinds: Sequence[str] = ("sr", "sc", "seg"),
+        created_at: float | None = None,
+    ) -> list[str]:
+        """End a job with one result of each kind for each destination; return their SOP Instance UIDs."""
+        now = time.time() if created_at is None else created_at
+        instance = ReceivedInstance(
+            study_instance_uid=derived_uid(seed, "study"),
+            series_instance_uid=derived_uid(seed, "source"),
+            sop_instance_uid=derived_uid(seed, "image"),
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.1",
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            frames=1,
+            attributes={"Modality": "CR"},
+            path=f"instances/{seed}.dcm",
+            bytes=1,
+            sha256="",
+            source="dicom",
+            received_at=now,
+        )
+        self.journal.instances.register(instance, [Assessment(MODEL, "1", None)], stable_age_s=30)
+        job = self.journal.jobs.claim("worker-0", now, 60)
+        assert job is not None
+        files = [
+            result_file(self.spool.results / f"{job.job_id}-{job.attempt}", kind, f"{seed}-{kind}") for kind in kinds
+        ]
+        rows = [
+            ResultRow(
+                kind=file.kind,
+                sop_class_uid=SOP_CLASSES[file.kind],
+                sop_instance_uid=file.sop_instance_uid,
+                transfer_syntax_uid=file.transfer_syntax_uid,
+                path=self.spool.relative(file.path),
+                bytes=file.bytes,
+                sha256=file.sha256,
+            )
+            for file in files
+        ]
+        self.journal.jobs.succeed(
+            job,
+            "worker-0",
+            now,
+            result_json="{}",
+            results=rows,
+            destinations={destination.name: kinds for destination in destinations},
+            stages={},
+        )
+        send_hint(self.run_dir, "sender")
+        return [file.sop_instance_uid for file in files]
+
+    def sender(self, destination: Destination) -> Sender:
+        """Start a sender; ``close`` stops it."""
+        sender = Sender(
+            destination,
+            ae_title="APPLIANCE",
+            journal=self.journal,
+            spool=self.spool,
+            metrics=self.metrics,
+            run_dir=self.run_dir,
+            on_fatal=self.errors.append,
+        )
+        sender.start()
+        self._senders.append(sender)
+        return sender
+
+    def close(self) -> None:
+        """Stop the senders; none of them may have ended by itself."""
+        for sender in self._senders:
+            sender.stop()
+        self.journal.close()
+        assert self.errors == []
+
+    def rows(self, destination: str = "pacs") -> list[dict[str, Any]]:
+        """The deliveries to a destination, in the order in which they were made, with their result's columns."""
+        connection = sqlite3.connect(self.root / "journal" / "journal.sqlite")
+        try:
+            connection.row_factory = sqlite3.Row
+            found = connection.execute(
+                "SELECT d.*, r.kind, r.sop_instance_uid, r.path FROM delivery d JOIN result r USING (result_id) "
+                "WHERE destination = ? ORDER BY delivery_id",
+                (destination,),
+            ).fetchall()
+        finally:
+            connection.close()
+        return [dict(row) for row in found]
+
+    def states(self, destination: str = "pacs") -> list[str]:
+        """The state of each delivery to a destination."""
+        return [row["state"] for row in self.rows(destination)]
+
+    def are_delivered(self, destination: str = "pacs") -> bool:
+        """Whether a destination has all."""
+        return set(self.states(destination)) == {"delivered"}
+
+    def count(self, outcome: str, destination: str = "pacs") -> float:
+        """The metric of deliveries by outcome."""
+        return self.metrics.deliveries.labels(destination, outcome)._value.get()  # type: ignore[no-any-return]
