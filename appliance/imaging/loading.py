@@ -1,0 +1,91 @@
+"""Files → an image that a model can judge, or ``UnsuitableImage`` with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from appliance.domain.image import Image, ImageVolume
+from appliance.errors import UnsuitableImage
+from appliance.imaging.file import ImageFile, read_image_file
+from appliance.imaging.pixels import MAX_PIXELS, physical_values, stored_values
+from appliance.imaging.projection import projection_of
+from appliance.imaging.slices import Slice, slices_of
+from appliance.imaging.stack import grid_of, ordered
+from appliance.manifest.manifest import InputSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedImage:
+    """An image and the headers that it came from.
+
+    ``datasets`` have no pixel data and are in the order of the slices; an enhanced multi-frame image is one data set.
+    """
+
+    image: Image
+    datasets: tuple[Dataset, ...]
+
+
+def load_image(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
+    """Load the files of a series, or the one file of an instance.
+
+    Raises
+    ------
+    UnsuitableImage
+        The image cannot be read, or is not what ``spec`` asks for; the reasons are those of the modules here.
+    """
+    if spec.kind == "projection":
+        return _load_projection(paths, spec)
+    return _load_volume(paths, spec)
+
+
+def _load_projection(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
+    if len(paths) != 1:
+        raise UnsuitableImage("several-images", "the model judges one radiograph", found=f"{len(paths)} images")
+    file = read_image_file(paths[0])
+    return LoadedImage(projection_of(file, spec), (file.dataset,))
+
+
+def _load_volume(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
+    files = [read_image_file(path) for path in paths]
+    slices = [found for file in files for found in slices_of(file)]
+    if not slices:
+        raise UnsuitableImage("too-few-slices", "the series has no images")
+    slices = ordered(slices)
+    grid = grid_of(slices, spec)
+    if grid.shape[0] * grid.shape[1] * grid.shape[2] > MAX_PIXELS:
+        raise UnsuitableImage("too-large", "the series has no believable size", found=f"{grid.shape} voxels")
+    voxels = np.empty(grid.shape, dtype=np.float32)
+    decoded: dict[int, np.ndarray] = {}
+    for index, found in enumerate(slices):
+        voxels[index] = _physical_frame(found, decoded)
+    dataset = slices[0].file.dataset
+    frame_of_reference = dataset.get("FrameOfReferenceUID")
+    image = ImageVolume(
+        voxels,
+        grid,
+        tuple(found.source for found in slices),
+        str(frame_of_reference) if frame_of_reference else None,
+        str(dataset.get("Modality", "")),
+    )
+    return LoadedImage(image, _datasets_in_order(slices))
+
+
+def _physical_frame(found: Slice, decoded: dict[int, np.ndarray]) -> np.ndarray:
+    """Physical values ``[row, column]`` of one slice; a multi-frame file is decoded once for all of its frames."""
+    key = id(found.file)
+    if key not in decoded:
+        frames = stored_values(found.file.dataset, found.file.raw, found.file.pixel_offset)
+        if frames.shape[0] == 1:
+            return physical_values(frames[0], found.file.dataset, found.slope, found.intercept)
+        decoded[key] = frames
+    return physical_values(decoded[key][found.frame_index], found.file.dataset, found.slope, found.intercept)
+
+
+def _datasets_in_order(slices: Sequence[Slice]) -> tuple[Dataset, ...]:
+    files: dict[int, ImageFile] = {id(found.file): found.file for found in slices}
+    return tuple(file.dataset for file in files.values())

@@ -1,0 +1,157 @@
+"""Slices → one stack: ordered by position, and checked to be a regular one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.domain.geometry import Grid
+from appliance.errors import UnsuitableImage
+from appliance.imaging.slices import Slice
+from appliance.manifest.manifest import InputSpec
+
+_ORIENTATION_TOLERANCE = 1e-3
+_SPACING_TOLERANCE = 0.05
+"""As a fraction of the spacing: rounding in headers reaches a few percent of thin slices."""
+_SAME_PLACE_MM = 1e-3
+_TILT_TOLERANCE = np.sin(np.radians(0.5))
+
+
+def ordered(slices: Sequence[Slice]) -> list[Slice]:
+    """Order slices along the normal of their planes (never by Instance Number), from low to high.
+
+    Raises
+    ------
+    UnsuitableImage
+        ``mixed-size``, ``mixed-orientation``, ``mixed-frame-of-reference``.
+    """
+    first = slices[0]
+    shape = (first.file.dataset.Rows, first.file.dataset.Columns)
+    if any((s.file.dataset.Rows, s.file.dataset.Columns) != shape for s in slices):
+        raise UnsuitableImage("mixed-size", "the slices have different numbers of rows or columns", mend=_SPLIT)
+    if any(not np.allclose(s.spacing_mm, first.spacing_mm, rtol=1e-3) for s in slices):
+        raise UnsuitableImage("mixed-size", "the slices have different pixel spacings", mend=_SPLIT)
+    if any(not np.allclose(s.orientation, first.orientation, atol=_ORIENTATION_TOLERANCE) for s in slices):
+        raise UnsuitableImage(
+            "mixed-orientation", "the slices are not parallel", found="a localizer, or two stacks in one", mend=_SPLIT
+        )
+    if len({str(s.file.dataset.get("FrameOfReferenceUID", "")) for s in slices}) > 1:
+        raise UnsuitableImage(
+            "mixed-frame-of-reference", "the slices are of different frames of reference", mend=_SPLIT
+        )
+    heights = _heights(slices)
+    return [slices[index] for index in np.argsort(heights, kind="stable")]
+
+
+def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
+    """Return the grid of ordered slices, or refuse them.
+
+    Raises
+    ------
+    UnsuitableImage
+        ``too-few-slices``, ``duplicate-position``, ``slice-gap``, ``uneven-spacing``, ``gantry-tilt``,
+        ``coarse-spacing``, ``small-extent``.
+    """
+    count = len(slices)
+    if count < max(2, spec.min_slices):
+        raise UnsuitableImage(
+            "too-few-slices",
+            "the stack is too short for this model",
+            found=f"{count} slices",
+            expected=f"at least {max(2, spec.min_slices)}",
+        )
+    steps = np.diff(_heights(slices))
+    spacing = float(np.median(steps))
+    _check_steps(steps, spacing)
+    first, last = slices[0], slices[-1]
+    step = (last.position_mm - first.position_mm) / (count - 1)
+    normal = np.cross(first.orientation[0], first.orientation[1])
+    sine = float(np.linalg.norm(np.cross(step, normal)) / np.linalg.norm(step))
+    if sine > _TILT_TOLERANCE and not spec.allow_tilt:
+        raise UnsuitableImage(
+            "gantry-tilt",
+            "the stack is sheared: its slices are tilted against the direction in which they follow each other",
+            found=f"{np.degrees(np.arcsin(min(1.0, sine))):.1f}° of gantry tilt",
+            expected="a stack without tilt",
+            mend="Reconstruct it without tilt, or use a model that takes tilted stacks",
+        )
+    expected = first.position_mm + np.arange(count)[:, None] * step
+    off_mm = float(np.abs(np.array([s.position_mm for s in slices]) - expected).max())
+    if off_mm > max(0.1, _SPACING_TOLERANCE * spacing * 2):
+        raise UnsuitableImage(
+            "uneven-spacing", "the slices do not lie on a straight line", found=f"{off_mm:.2f} mm beside it"
+        )
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = first.orientation[1] * first.spacing_mm[0]
+    affine[:3, 2] = first.orientation[0] * first.spacing_mm[1]
+    affine[:3, 3] = first.position_mm
+    grid = Grid((count, int(first.file.dataset.Rows), int(first.file.dataset.Columns)), affine)
+    _check_coverage(grid, spec)
+    return grid
+
+
+_SPLIT = "Send each stack as a series of its own"
+
+
+def _heights(slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """Distance of each slice along the common normal, in mm."""
+    normal = np.cross(slices[0].orientation[0], slices[0].orientation[1])
+    return np.array([s.position_mm for s in slices]) @ normal
+
+
+def _check_steps(steps: NDArray[np.float64], spacing: float) -> None:
+    if np.any(steps < _SAME_PLACE_MM):
+        doubles = int(np.sum(steps < _SAME_PLACE_MM))
+        raise UnsuitableImage(
+            "duplicate-position",
+            "several slices lie in the same place",
+            found=f"{doubles} of {len(steps) + 1}: several echoes, time points or reconstructions in one series",
+            expected="one slice for each position",
+            mend=_SPLIT,
+        )
+    uneven = np.abs(steps - spacing) > _SPACING_TOLERANCE * spacing
+    if not np.any(uneven):
+        return
+    multiples = steps[uneven] / spacing
+    whole = np.round(multiples)
+    if np.all(whole >= 2) and np.all(np.abs(multiples - whole) < 0.1) and np.mean(uneven) < 0.2:
+        raise UnsuitableImage(
+            "slice-gap",
+            "slices are missing from the stack",
+            found=f"{int(np.sum(whole - 1))} missing in {int(np.sum(uneven))} gap(s)",
+            expected=f"a slice every {spacing:.2f} mm",
+            mend="Send the missing images; the series then runs again by itself",
+        )
+    raise UnsuitableImage(
+        "uneven-spacing",
+        "the distance between slices varies",
+        found=f"{steps.min():.2f} to {steps.max():.2f} mm",
+        expected="even spacing",
+        mend="Reconstruct the series with even spacing",
+    )
+
+
+def _check_coverage(grid: Grid, spec: InputSpec) -> None:
+    slice_mm, row_mm, column_mm = grid.spacing_mm
+    for found, limit, what in (
+        (slice_mm, spec.max_slice_spacing_mm, "slice spacing"),
+        (max(row_mm, column_mm), spec.max_pixel_spacing_mm, "pixel spacing"),
+    ):
+        if limit is not None and found > limit * 1.001:
+            raise UnsuitableImage(
+                "coarse-spacing",
+                f"the {what} is too coarse for this model",
+                found=f"{found:.2f} mm",
+                expected=f"at most {limit:g} mm",
+            )
+    extent = min(count * mm for count, mm in zip(grid.shape, grid.spacing_mm, strict=True))
+    if spec.min_extent_mm is not None and extent < spec.min_extent_mm:
+        raise UnsuitableImage(
+            "small-extent",
+            "the stack does not cover enough",
+            found=f"{extent:.0f} mm along its shortest axis",
+            expected=f"at least {spec.min_extent_mm:g} mm",
+        )

@@ -1,0 +1,140 @@
+"""From the model's output to an ``InferenceResult``: masks, measurements, findings, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.domain.image import Image, ImageVolume, ProjectionImage
+from appliance.domain.result import Algorithm, Finding, InferenceResult, Measurement, Segment
+from appliance.errors import UnsuitableImage
+from appliance.manifest.manifest import Manifest
+from appliance.manifest.readout import MeasurementSpec, Quantity, StructureSpec
+from appliance.readout.structures import Restore, masks_of
+
+_STANDARD_VIEW = ("L", "F")
+"""Patient Orientation of a radiograph as it is displayed: columns run to the patient's left, rows to the feet."""
+
+
+def read_out(
+    output: NDArray[np.float32], restore: Restore, image: Image, manifest: Manifest, algorithm: Algorithm
+) -> InferenceResult:
+    """Read a model's output.
+
+    Parameters
+    ----------
+    output
+        Of the last stage, ``[1, channel, axes…]``.
+    restore
+        Brings one channel back to the grid of ``image``.
+
+    Raises
+    ------
+    UnsuitableImage
+        ``nothing-found``, ``implausible-result``, ``unexpected-orientation``: a wrong result is worse than none.
+    """
+    readout = manifest.readout
+    notes = list(readout.notes)
+    if isinstance(image, ProjectionImage):
+        notes.append(image.spacing_note)
+        if any(structure.laterality is not None for structure in readout.structures):
+            notes.extend(_check_sides(image))
+    masks = masks_of(output, readout, restore)
+    findings = []
+    for index, (structure, mask) in enumerate(zip(readout.structures, masks, strict=True)):
+        if not mask.any():
+            raise UnsuitableImage(
+                "nothing-found",
+                f"the model did not find: {structure.label}",
+                mend="Check that the image shows the body part that the model is for",
+            )
+        findings.append(_finding(index, structure, mask, image, manifest.name))
+    sizes = {s.label: int(mask.sum()) for s, mask in zip(readout.structures, masks, strict=True)}
+    overall = tuple(
+        Measurement(
+            ratio.concept.code(), sizes[ratio.numerator] / sizes[ratio.denominator], ratio.unit.code(), ratio.digits
+        )
+        for ratio in readout.ratios
+    )
+    return InferenceResult(
+        algorithm=algorithm,
+        image=image,
+        findings=tuple(findings),
+        segments=tuple(_segment(s, mask) for s, mask in zip(readout.structures, masks, strict=True)),
+        intended_use=manifest.intended_use,
+        title=manifest.title,
+        overall=overall,
+        notes=tuple(notes),
+    )
+
+
+def _check_sides(image: ProjectionImage) -> Sequence[str]:
+    """Make sure that right is right: the models learned images as they are displayed (PS3.3 section C.7.6.1.1.1)."""
+    if image.patient_orientation is None:
+        return ["The image does not say which side is which; the standard display of a frontal view is assumed."]
+    # A direction may be qualified, such as LF or PH: its first letter is the main one.
+    found = tuple(direction[0] for direction in image.patient_orientation)
+    if found != _STANDARD_VIEW:
+        raise UnsuitableImage(
+            "unexpected-orientation",
+            "the image is mirrored or rotated against the standard display, sides would be swapped",
+            found="\\".join(image.patient_orientation),
+            expected="L\\F in Patient Orientation (0020,0020)",
+            mend="Correct the orientation at the acquisition workstation and send the image again",
+        )
+    return []
+
+
+def _segment(structure: StructureSpec, mask: NDArray[np.bool_]) -> Segment:
+    return Segment(
+        label=structure.label,
+        mask=mask,
+        category=structure.category.code(),
+        structure=structure.structure.code(),
+        laterality=structure.laterality.code() if structure.laterality else None,
+        color=structure.color,
+    )
+
+
+def _finding(index: int, structure: StructureSpec, mask: NDArray[np.bool_], image: Image, model: str) -> Finding:
+    count = int(mask.sum())
+    measurements = []
+    for spec in structure.measurements:
+        value = _quantity(spec.quantity, count, image)
+        if value is None:
+            continue
+        _check_plausible(structure, spec, value)
+        measurements.append(Measurement(spec.concept.code(), value, spec.unit.code(), spec.digits))
+    return Finding(
+        tracking_id=f"{model} {structure.label}",
+        finding=structure.structure.code(),
+        site=structure.structure.code(),
+        laterality=structure.laterality.code() if structure.laterality else None,
+        measurements=tuple(measurements),
+        segment=index,
+    )
+
+
+def _quantity(quantity: Quantity, count: int, image: Image) -> float | None:
+    """The size of ``count`` pixels, ``None`` where this quantity does not apply to the image."""
+    if isinstance(image, ImageVolume):
+        return count * image.grid.voxel_volume_mm3 / 1000.0 if quantity == "volume_ml" else None
+    if quantity == "area_cm2" and image.pixel_spacing_mm is not None:
+        return count * image.pixel_spacing_mm[0] * image.pixel_spacing_mm[1] / 100.0
+    if quantity == "area_pixels" and image.pixel_spacing_mm is None:
+        return float(count)
+    return None
+
+
+def _check_plausible(structure: StructureSpec, spec: MeasurementSpec, value: float) -> None:
+    if spec.plausible is None or spec.plausible[0] <= value <= spec.plausible[1]:
+        return
+    raise UnsuitableImage(
+        "implausible-result",
+        f"the measured {spec.concept.meaning.lower()} of {structure.label} cannot be right, the result is withheld",
+        found=f"{value:.{spec.digits}f} {spec.unit.value}",
+        expected=f"{spec.plausible[0]:g} to {spec.plausible[1]:g}",
+        mend="Check that the image is complete and shows the body part that the model is for",
+    )

@@ -1,0 +1,89 @@
+"""Masks: from probabilities, cleaned of stray parts and holes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from appliance.manifest.readout import Readout, StructureSpec
+
+Restore = Callable[..., NDArray[Any]]
+"""``restore(array, interpolate=…)``: from the model's grid to that of the source image."""
+
+
+def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) -> list[NDArray[np.bool_]]:
+    """Return one mask for each structure, on the grid of the source image.
+
+    Parameters
+    ----------
+    output
+        Of the last stage, ``[1, channel, axes…]``.
+    restore
+        Brings one channel back to the source's grid.
+    """
+    interpolate = readout.restore == "linear"
+    channels = [output[0, structure.channel] for structure in readout.structures]
+    if readout.kind == "threshold" and not interpolate:
+        # Thresholding first gives the same and moves a quarter of the bytes.
+        raw = [restore(channel > readout.threshold, interpolate=False) for channel in channels]
+    elif readout.kind == "threshold":
+        raw = [restore(channel, interpolate=True) > readout.threshold for channel in channels]
+    else:
+        raw = _likeliest([restore(channel, interpolate=interpolate) for channel in channels], readout.threshold)
+    return [cleaned(mask, structure) for mask, structure in zip(raw, readout.structures, strict=True)]
+
+
+def _likeliest(channels: list[NDArray[np.float32]], threshold: float) -> list[NDArray[np.bool_]]:
+    """Where the structures together reach the threshold, the mask of the likeliest of them."""
+    stacked = np.stack(channels)
+    anywhere = stacked.sum(axis=0) >= threshold
+    winner = stacked.argmax(axis=0)
+    return [anywhere & (winner == index) for index in range(len(channels))]
+
+
+def cleaned(mask: NDArray[np.bool_], structure: StructureSpec) -> NDArray[np.bool_]:
+    """Keep the largest connected parts and fill holes, as the manifest says; parts touch by corners too."""
+    box = _bounding_box(mask)
+    if box is None or not (structure.components or structure.fill_holes):
+        return mask
+    inside = mask[box]
+    if structure.components:
+        parts, count = ndimage.label(inside, structure=np.ones((3,) * mask.ndim))
+        if count > structure.components:
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            kept = np.zeros(count + 1, dtype=np.bool_)
+            kept[np.argsort(sizes)[-structure.components :]] = True
+            inside = kept[parts]
+    if structure.fill_holes:
+        inside = _filled(inside)
+    result = np.zeros_like(mask)
+    result[box] = inside
+    return result
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
+    """The smallest box around a mask, ``None`` when it is empty."""
+    box = []
+    for axis in range(mask.ndim):
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if occupied.size == 0:
+            return None
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return tuple(box)
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Fill what the mask encloses: every part of the background (touching by faces) that reaches no edge of the box."""
+    parts, count = ndimage.label(~mask)
+    outside = np.zeros(count + 1, dtype=np.bool_)
+    for axis in range(mask.ndim):
+        for edge in (0, -1):
+            outside[parts.take(edge, axis=axis)] = True
+    outside[0] = True  # label 0 is the mask itself
+    holes = ~outside
+    return mask | holes[parts] if holes.any() else mask
