@@ -6,6 +6,7 @@ its reads are bounded, and the data sets of C-STORE requests go to files as they
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from appliance.intake.file_meta import encode_head
 from appliance.intake.incoming_file import IncomingFile
 from appliance.intake.shares import SeriesShares
 from appliance.intake.store import Acceptance, InstanceStore
+
+_log = logging.getLogger(__name__)
 
 SOURCE: Final = "dicom"
 """How instances came that came over an association, in the journal and the metrics."""
@@ -121,6 +124,11 @@ class OpenAssociation:
             except OSError:
                 pass  # it has gone already
 
+    def connection_closed(self) -> None:
+        """Let the association's thread end now if it still waits for a request: the library would time it out."""
+        if self.association.requestor.primitive is None:
+            self.association.dul.to_user_queue.put(None)
+
     def end(self) -> None:
         """Remove what was left half-received; called once the library's threads have ended."""
         if self._incoming is not None:
@@ -147,17 +155,28 @@ class OpenAssociation:
         The library can write to a file by itself (``STORE_RECV_CHUNKED_DATASET``), but only for the whole process at
         once, into the system's temporary folder and without any bound.
         """
-        for context_id, fragment in primitive.presentation_data_value_list:
-            if not fragment or not self._within_bounds(context_id, fragment):
-                # As for any invalid PDU: A-P-ABORT (PS3.8 table 9-10, Evt19).
-                self.association.dul.event_queue.put("Evt19")
-                return
-            single = P_DATA()
-            single.presentation_data_value_list = [[context_id, fragment]]  # type: ignore[list-item]
-            self._receive_primitive(single)
-            if fragment[0] & 2 and not fragment[0] & 1:
-                self._incoming = None  # it is whole and belongs to the request now
-                self._other_bytes = 0
+        try:
+            valid = all(
+                self._receive_fragment(context_id, fragment)
+                for context_id, fragment in primitive.presentation_data_value_list
+            )
+        except Exception as error:  # noqa: BLE001 - whatever hostile bytes raise in the library, its thread would end
+            _log.debug("a peer's message cannot be read", exc_info=error)
+            valid = False
+        if not valid:
+            # As for any invalid PDU: A-P-ABORT (PS3.8 table 9-10, Evt19).
+            self.association.dul.event_queue.put("Evt19")
+
+    def _receive_fragment(self, context_id: int, fragment: bytes) -> bool:
+        if not fragment or not self._within_bounds(context_id, fragment):
+            return False
+        single = P_DATA()
+        single.presentation_data_value_list = [[context_id, fragment]]  # type: ignore[list-item]
+        self._receive_primitive(single)
+        if fragment[0] & 2 and not fragment[0] & 1:
+            self._incoming = None  # it is whole and belongs to the request now
+            self._other_bytes = 0
+        return True
 
     def _within_bounds(self, context_id: int, fragment: bytes) -> bool:
         """Prepare the library for a fragment; ``False`` when the association must not go on."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from socketserver import BaseServer
 from typing import Any
 
+from pydicom.config import IGNORE
+from pydicom.config import settings as pydicom_settings
 from pydicom.dataset import Dataset
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
@@ -44,6 +48,9 @@ _LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 _SPARE_CONNECTIONS = 64
 """Connections beyond ``max_associations`` that may wait for their rejection; further ones are closed unread."""
 _LONGEST_NEGOTIATION_S = 30.0
+_POLL_S = 0.1
+"""How soon ``stop`` is noticed."""
+_COLLECT_S = 30.0
 
 
 class StorageScp:
@@ -100,6 +107,9 @@ class StorageScp:
         # A switch of the whole library, read when a server is made: its default handlers format every PDU and
         # message for a log that is never shown, with the peer's data in it.
         _config.LOG_HANDLER_LEVEL = "none"
+        # Another one: command sets are read leniently and without warnings, which quote the peer's UIDs. What matters
+        # of them is checked in _take.
+        pydicom_settings.reading_validation_mode = IGNORE
         entity = ApplicationEntity(self._node.ae_title)
         entity.maximum_pdu_size = self._node.max_pdu_bytes
         entity.network_timeout = self._node.network_timeout_s
@@ -111,6 +121,7 @@ class StorageScp:
             contexts=[self._contexts.verification],
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, self._connected),
+                (evt.EVT_CONN_CLOSE, self._closed),
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_ESTABLISHED, self._established),
                 (evt.EVT_RELEASED, self._released),
@@ -122,7 +133,7 @@ class StorageScp:
         assert isinstance(server, _Server)
         server.max_connections = self._node.max_associations + _SPARE_CONNECTIONS
         self._server = server
-        self._thread = GuardedThread("storage-scp", server.serve_forever, self._on_fatal)
+        self._thread = GuardedThread("storage-scp", partial(server.serve_forever, _POLL_S), self._on_fatal)
         self._thread.start()
         _log.info("listening as %s on %s port %d", self._node.ae_title, self._node.host, self.port)
 
@@ -159,6 +170,13 @@ class StorageScp:
 
         # However an association ends, by release, abort, time-out or an error in the library, its thread ends.
         association.run = run  # type: ignore[method-assign]
+
+    def _closed(self, event: Any) -> None:
+        """EVT_CONN_CLOSE: the peer has gone."""
+        with self._lock:
+            entry = self._open.get(event.assoc)
+        if entry is not None:
+            entry.connection_closed()
 
     def _requested(self, event: Any) -> None:
         """EVT_REQUESTED, before negotiation: refuse the association, or give it the contexts that it asks for."""
@@ -299,6 +317,16 @@ class _Server(ThreadedAssociationServer):
 
     request_queue_size = 128
     max_connections = 0
+    collect_at = 0.0
+
+    def service_actions(self) -> None:
+        """Collect ended associations, which hold on to each other, now and then (``socketserver``, at each poll).
+
+        The library does so every 60 polls, which would be too often at this interval: it takes tens of milliseconds.
+        """
+        if time.monotonic() >= self.collect_at:
+            gc.collect()
+            self.collect_at = time.monotonic() + _COLLECT_S
 
     def shutdown(self) -> None:
         """Stop serving and close the port (the library's own also wants to unlist a server that it started)."""
