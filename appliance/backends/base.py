@@ -1,0 +1,199 @@
+"""What an inference backend is: it opens a network, and the session it returns runs it.
+
+The base classes check, the children run. Whoever passes an array in keeps owning it; the array that comes back
+belongs to the caller and is never written to again.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.errors import InferenceFailed, InferenceTimeout, ModelPackageError
+from appliance.manifest.manifest import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """What the manifest says about one network: the tensors that it takes and gives."""
+
+    name: str
+    input_tensor: str
+    input_shape: tuple[int, ...]
+    output_tensor: str
+    precision: Precision
+
+
+class Session(ABC):
+    """A network, loaded and ready; used by one thread at a time.
+
+    Attributes
+    ----------
+    seconds
+        How long the last run took, in seconds.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+        self.seconds = 0.0
+
+    @final
+    def run(self, tensor: NDArray[np.float32], *, time_limit_s: float) -> NDArray[np.float32]:
+        """Run the network.
+
+        Parameters
+        ----------
+        tensor
+            float32, C-contiguous, of exactly ``spec.input_shape``; only read.
+        time_limit_s
+            The run is broken off when it takes longer.
+
+        Returns
+        -------
+        float32 ``[batch, channel, axes…]``, finite, the caller's own.
+
+        Raises
+        ------
+        InferenceTimeout
+            It took longer than the limit.
+        InferenceFailed
+            The runtime failed, or the output is not finite.
+        ValueError
+            The tensor is not what the network takes: a defect of the caller.
+        """
+        expected = self.spec.input_shape
+        if tensor.shape != expected or tensor.dtype != np.float32 or not tensor.flags.c_contiguous:
+            raise ValueError(f"{self.spec.name} takes contiguous float32 {expected}, not {tensor.dtype} {tensor.shape}")
+        started = time.monotonic()
+        output = self._run(tensor, time_limit_s)
+        self.seconds = time.monotonic() - started
+        if not np.isfinite(output).all():
+            raise InferenceFailed(
+                f"the network {self.spec.name} gave values that are not finite",
+                mend="If it happens again, run it in float32 (runtime.precision in the manifest)",
+            )
+        return output
+
+    def timed_out(self, time_limit_s: float) -> InferenceTimeout:
+        """The error for a run that was broken off."""
+        return InferenceTimeout(
+            f"the network {self.spec.name} took too long",
+            expected=f"at most {time_limit_s:g} s (runtime.time_limit_s in the manifest)",
+            mend="Give the worker more threads, or use a faster backend",
+        )
+
+    @abstractmethod
+    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:
+        """Run the network on a checked tensor; ``time_limit_s`` must be kept."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the network's memory; the session is not used afterwards."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """An inference runtime.
+
+    Parameters
+    ----------
+    threads
+        Threads that one run may use; 0 leaves it to the runtime.
+    cache
+        Folder for what the runtime compiles; it can be emptied at any time.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, threads: int, cache: Path) -> None:
+        self.threads = threads
+        self.cache = cache
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls, precision: Precision) -> str | None:
+        """Why this backend cannot run networks of this precision here (what is missing), or ``None`` when it can."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """The runtime's version, as results state it."""
+
+    @final
+    def open(self, model: Path, spec: NetworkSpec) -> Session:
+        """Load a network and run it once on zeros, so that the first image is as quick as the others.
+
+        Raises
+        ------
+        ModelPackageError
+            The file is no network, or not the one that the manifest describes.
+        InferenceFailed
+            It loads but does not run.
+        """
+        session = self._open(model, spec)
+        try:
+            output = session.run(np.zeros(spec.input_shape, dtype=np.float32), time_limit_s=_WARM_UP_LIMIT_S)
+            if output.ndim != len(spec.input_shape) or output.shape[0] != spec.input_shape[0]:
+                raise ModelPackageError(
+                    f"the output of {spec.name} is not [batch, channel, axes…]", found=f"shape {output.shape}"
+                )
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    @abstractmethod
+    def _open(self, model: Path, spec: NetworkSpec) -> Session:
+        """Load a network; check that it has the tensors of ``spec`` with ``check_tensors``."""
+
+
+_WARM_UP_LIMIT_S = 600.0
+"""The first run may compile; a limit keeps a hanging runtime from blocking the start for ever."""
+
+
+def check_tensors(
+    model: Path, spec: NetworkSpec, inputs: dict[str, tuple[int | str | None, ...]], outputs: dict[str, object]
+) -> None:
+    """Compare the tensors of a loaded network with what the manifest says.
+
+    Parameters
+    ----------
+    inputs
+        Name → shape of each input; a free axis is anything but a number.
+
+    Raises
+    ------
+    ModelPackageError
+        They differ.
+    """
+    if list(inputs) != [spec.input_tensor] or spec.output_tensor not in outputs:
+        raise ModelPackageError(
+            f"{model.name} does not have the tensors that the manifest names",
+            found=f"inputs {sorted(inputs)}, outputs {sorted(outputs)}",
+            expected=f"input {spec.input_tensor!r}, output {spec.output_tensor!r}",
+            mend="Correct the stage in the manifest, or put the right file in its place",
+        )
+    shape = inputs[spec.input_tensor]
+    fits = len(shape) == len(spec.input_shape) and all(
+        not isinstance(axis, int) or axis == size for axis, size in zip(shape, spec.input_shape, strict=True)
+    )
+    if not fits:
+        raise ModelPackageError(
+            f"{model.name} takes another shape than the manifest says",
+            found=str(list(shape)),
+            expected=str(list(spec.input_shape)),
+            mend="Correct input_shape in the manifest, or put the right file in its place",
+        )
