@@ -13,7 +13,7 @@ from appliance.console.status import render_status, status_of
 from appliance.errors import ConfigurationError, JournalError
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
-from appliance.services.models import check_active
+from appliance.services.models import repository
 from appliance.services.role import state_of
 from appliance.spool.spool import Spool
 
@@ -21,7 +21,8 @@ from appliance.spool.spool import Spool
 def check_config(config: Path | None) -> int:
     """Check the settings and the models they name; print one line when all is well."""
     settings = read_settings(config)
-    check_active(settings)
+    # The state folder plays no part in which packages there are.
+    repository(settings, StateLayout(Path())).active(settings.models.active)
     print(f"{config or 'the default settings'}: OK")
     return 0
 

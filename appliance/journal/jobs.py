@@ -59,6 +59,20 @@ class Jobs:
             paths=tuple(found["path"] for found in paths),
         )
 
+    def predecessor(self, job: ClaimedJob) -> tuple[str, str] | None:
+        """SOP and Series Instance UID of the newest SR that earlier revisions of these images led to, if any."""
+        row = (
+            self._database.connection()
+            .execute(
+                "SELECT r.sop_instance_uid, r.series_instance_uid FROM job j JOIN result r USING (job_id) "
+                "WHERE j.series_id = ? AND j.instance_id IS NULL AND j.model = ? AND j.revision < ? AND r.kind = 'sr' "
+                "ORDER BY j.revision DESC LIMIT 1",
+                (job.series_id, job.model, job.revision),
+            )
+            .fetchone()
+        )
+        return None if row is None else (row["sop_instance_uid"], row["series_instance_uid"])
+
     def next_available_at(self) -> float | None:
         """When the next queued job may be claimed (it may be in the past), or ``None`` when none is queued."""
         available: float | None = (
@@ -105,13 +119,14 @@ class Jobs:
             connection.execute("UPDATE job SET result = ? WHERE job_id = ?", (result_json, job.job_id))
             for result in results:
                 result_id = connection.execute(
-                    "INSERT INTO result (job_id, kind, sop_class_uid, sop_instance_uid, transfer_syntax_uid, path,"
-                    " bytes, sha256) VALUES (?,?,?,?,?,?,?,?) RETURNING result_id",
+                    "INSERT INTO result (job_id, kind, sop_class_uid, sop_instance_uid, series_instance_uid,"
+                    " transfer_syntax_uid, path, bytes, sha256) VALUES (?,?,?,?,?,?,?,?,?) RETURNING result_id",
                     (
                         job.job_id,
                         result.kind,
                         result.sop_class_uid,
                         result.sop_instance_uid,
+                        result.series_instance_uid,
                         result.transfer_syntax_uid,
                         result.path,
                         result.bytes,

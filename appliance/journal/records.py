@@ -98,6 +98,7 @@ class ResultRow:
     kind: str
     sop_class_uid: str
     sop_instance_uid: str
+    series_instance_uid: str
     transfer_syntax_uid: str
     path: str
     bytes: int

@@ -198,9 +198,11 @@ class InferenceLine:
             work.loaded.datasets,
             folder,
             model_key=work.model.manifest.key,
+            scope=job.scope,
             revision=job.revision,
             created_at=job.created_at,
             device_serial=self._settings.device_serial,
+            predecessor=self._journal.jobs.predecessor(job),
             path_of=self._spool.relative,
         )
         work.stages[Stage.WRITE] = time.monotonic() - started

@@ -18,7 +18,7 @@ from typing import IO, Protocol
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
-from appliance.errors import ApplianceError, ConfigurationError
+from appliance.errors import ConfigurationError
 from appliance.observability.logs import set_up_logs
 from appliance.spool.durable import ensure_folder
 
@@ -47,14 +47,8 @@ class Fatal:
         self._event = threading.Event()
         self.failed = False
 
-    def __call__(self, error: BaseException) -> None:
-        """Report the error that ended a part. The type and place are logged, never the text: it may hold data."""
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place is not None else "?"
-        text = str(error) if isinstance(error, ApplianceError) else type(error).__name__
-        _log.critical("a part of this role ended: %s (%s); the role ends and starts afresh", text, where)
+    def __call__(self) -> None:
+        """Say that a part has ended by itself; it has logged why."""
         self.failed = True
         self._event.set()
 

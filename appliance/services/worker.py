@@ -12,7 +12,7 @@ from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.line import InferenceLine
 from appliance.pipeline.model import Model
-from appliance.services.models import usable_packages
+from appliance.services.models import active_models
 from appliance.services.role import Fatal, Part, run_role
 from appliance.spool.spool import Spool
 
@@ -25,16 +25,26 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
     def build(fatal: Fatal) -> Sequence[Part]:
         # Inference yields to reception, which has to answer within milliseconds.
         os.nice(settings.worker.nice)
-        journal = Journal(layout.journal)
-        spool = Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes)
-        threads = settings.worker.threads or max(1, len(os.sched_getaffinity(0)) // settings.worker.count)
-        models = {
-            package.manifest.key: Model(package, threads=threads, cache=layout.cache)
-            for package in usable_packages(settings, layout)
-        }
-        if not models:
-            _log.warning("no model is usable; see: appliance models list")
-        metrics = Metrics.for_role(name, layout.metrics)
-        return [InferenceLine(name, settings, journal, spool, layout.run, models, metrics, fatal)]
+        active = active_models(settings, layout)
+        for model, reason in active.unusable.items():
+            _log.warning("model %s cannot run: %s", model, reason)
+        models = [Model(package, threads=thread_count(settings), cache=layout.cache) for package in active.usable]
+        return [
+            InferenceLine(
+                name,
+                settings,
+                Journal(layout.journal),
+                Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes),
+                layout.run,
+                {model.manifest.key: model for model in models},
+                Metrics.for_role(name, layout.metrics),
+                fatal,
+            )
+        ]
 
     return run_role(name, settings, layout, build)
+
+
+def thread_count(settings: Settings) -> int:
+    """Threads for one worker's inference: as set, or its share of the cores."""
+    return settings.worker.threads or max(1, len(os.sched_getaffinity(0)) // settings.worker.count)

@@ -110,6 +110,7 @@ CREATE TABLE result (
     kind                TEXT NOT NULL,
     sop_class_uid       TEXT NOT NULL,
     sop_instance_uid    TEXT NOT NULL UNIQUE,
+    series_instance_uid TEXT NOT NULL,
     transfer_syntax_uid TEXT NOT NULL,
     path                TEXT NOT NULL,
     bytes               INTEGER NOT NULL,

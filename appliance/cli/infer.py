@@ -1,0 +1,147 @@
+"""``appliance infer``: the same pipeline on a folder of files, without the daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.config.reader import read_settings
+from appliance.config.settings import Settings
+from appliance.domain.attributes import Attributes
+from appliance.domain.states import Scope
+from appliance.errors import ConfigurationError, RejectedInput, UnsuitableImage
+from appliance.intake.part10 import scan_file
+from appliance.pipeline.encoding import encode
+from appliance.pipeline.model import Model
+from appliance.services.models import repository
+from appliance.services.role import state_of
+from appliance.services.worker import thread_count
+from appliance.spool.durable import ensure_folder
+
+_EXIT_UNSUITABLE = UnsuitableImage.exit_code
+
+
+@dataclass(slots=True)
+class _Unit:
+    """What the model judges at once: an instance or a series."""
+
+    attributes: Attributes
+    paths: list[Path] = field(default_factory=list)
+    sop_class_uids: set[str] = field(default_factory=set)
+    images: int = 0
+
+
+def infer(
+    folder: Path, model_name: str, output: Path, config: Path | None, state_dir: Path | None, *, as_json: bool
+) -> int:
+    """Run a model on every image or series below ``folder`` that it wants; write the result objects to ``output``.
+
+    Returns 0 when at least one was judged, else the exit code of unsuitable input.
+    """
+    settings = read_settings(config)
+    layout = state_of(settings, state_dir or Path.home() / ".cache" / "dicom-inference-appliance")
+    model = Model(repository(settings, layout).find(model_name), threads=thread_count(settings), cache=layout.cache)
+    if not folder.is_dir():
+        raise ConfigurationError(f"there is no folder {folder}")
+    units = _units(folder, model.manifest.scope, settings)
+    wanted, refusals = [], []
+    for unit in units:
+        reason = model.manifest.match.refusal(frozenset(unit.sop_class_uids), unit.images, unit.attributes)
+        if reason is None:
+            wanted.append(unit)
+        else:
+            refusals.append(reason)
+    results = []
+    if wanted:
+        _say(f"opening {model.manifest.key}")
+        model.open()
+    for number, unit in enumerate(wanted, start=1):
+        _say(f"{number} of {len(wanted)}: {unit.images} image(s)")
+        try:
+            results.append(_judge(model, unit, output / str(number), settings))
+        except UnsuitableImage as error:
+            refusals.append(str(error))
+    for reason in sorted(set(refusals)):
+        _say(f"not judged ({refusals.count(reason)}): {reason}")
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        for result in results:
+            _show(result)
+    if not results:
+        _say("nothing was judged" if units else f"there are no DICOM images below {folder}")
+    return 0 if results else _EXIT_UNSUITABLE
+
+
+def _units(folder: Path, scope: Scope, settings: Settings) -> list[_Unit]:
+    units: dict[tuple[str, ...], _Unit] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            scanned = scan_file(path, max_bytes=settings.dicom.max_instance_bytes)
+        except RejectedInput as error:
+            _say(f"left out {path.name}: {error}")
+            continue
+        key = (scanned.study_instance_uid, scanned.series_instance_uid)
+        if scope is Scope.INSTANCE:
+            key += (scanned.sop_instance_uid,)
+        unit = units.setdefault(key, _Unit(scanned.attributes))
+        unit.paths.append(path)
+        unit.sop_class_uids.add(scanned.sop_class_uid)
+        unit.images += scanned.frames
+    return list(units.values())
+
+
+def _judge(model: Model, unit: _Unit, folder: Path, settings: Settings) -> dict[str, object]:
+    started = time.monotonic()
+    stages: dict[str, float] = {}
+    loaded = model.load(unit.paths)
+    stages["load"] = time.monotonic() - started
+    result = model.judge(loaded.image, stages)
+    ensure_folder(folder.absolute())
+    writing = time.monotonic()
+    encoded = encode(
+        result,
+        loaded.datasets,
+        folder,
+        model_key=model.manifest.key,
+        scope=model.manifest.scope,
+        revision=1,
+        created_at=time.time(),
+        device_serial=settings.device_serial,
+        predecessor=None,
+        path_of=str,
+    )
+    stages["write"] = time.monotonic() - writing
+    summary: dict[str, object] = json.loads(encoded.summary)
+    return summary | {
+        "files": [{"kind": row.kind, "path": row.path} for row in encoded.rows],
+        "seconds": {stage: round(seconds, 4) for stage, seconds in stages.items()},
+    }
+
+
+def _show(result: dict[str, object]) -> None:
+    """Print one result for people."""
+    summary = json.loads(json.dumps(result))
+    print(summary["title"])
+    for finding in summary["findings"]:
+        side = f", {finding['laterality']['meaning']}" if finding["laterality"] else ""
+        for measurement in finding["measurements"]:
+            _show_measurement(f"{finding['finding']['meaning']}{side}", measurement)
+    for measurement in summary["overall"]:
+        _show_measurement("Overall", measurement)
+    for entry in summary["files"]:
+        print(f"    {entry['kind']:4} {entry['path']}")
+
+
+def _show_measurement(of: str, measurement: dict[str, object]) -> None:
+    concept = measurement["concept"]
+    assert isinstance(concept, dict)
+    print(f"    {of}: {concept['meaning']} {measurement['value']:.5g} {measurement['unit']}")
+
+
+def _say(text: str) -> None:
+    """Progress and refusals go to standard error, so that the results can be piped."""
+    print(text, file=sys.stderr, flush=True)

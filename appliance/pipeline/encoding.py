@@ -1,0 +1,80 @@
+"""An ``InferenceResult`` → result objects on disk, and what the journal keeps of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydicom import Dataset
+
+from appliance.domain.result import InferenceResult
+from appliance.domain.states import Scope
+from appliance.journal.records import ResultRow
+from appliance.pipeline.summary import summary_of
+from appliance.results.context import PriorReport, ResultContext
+from appliance.results.objects import write_results
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a job succeeds with."""
+
+    rows: list[ResultRow]
+    summary: str
+
+
+def encode(
+    result: InferenceResult,
+    datasets: Sequence[Dataset],
+    folder: Path,
+    *,
+    model_key: str,
+    scope: Scope,
+    revision: int,
+    created_at: float,
+    device_serial: str,
+    predecessor: tuple[str, str] | None,
+    path_of: Callable[[Path], str],
+) -> Encoded:
+    """Write, read back and check all result objects.
+
+    Parameters
+    ----------
+    created_at
+        When the job was made, in seconds since 1970: a repeat of the job then gives the same bytes.
+    predecessor
+        SOP and Series Instance UID of the SR that this one replaces, if any.
+    path_of
+        Turns a path into the one that the journal keeps.
+
+    Raises
+    ------
+    ResultError
+        An object did not read back as it was written.
+    """
+    context = ResultContext(
+        model_key=model_key,
+        revision=revision,
+        created_at=datetime.fromtimestamp(created_at),
+        device_serial=device_serial,
+        scope=scope,
+        predecessors=() if predecessor is None else (PriorReport(*predecessor),),
+    )
+    objects = write_results(result, datasets, context, folder)
+    rows = [
+        ResultRow(
+            kind=found.kind,
+            sop_class_uid=found.sop_class_uid,
+            sop_instance_uid=found.sop_instance_uid,
+            series_instance_uid=found.series_instance_uid,
+            transfer_syntax_uid=found.transfer_syntax_uid,
+            path=path_of(found.path),
+            bytes=found.bytes,
+            sha256=found.sha256,
+        )
+        for found in objects
+    ]
+    return Encoded(rows, json.dumps(summary_of(result)))

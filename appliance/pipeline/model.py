@@ -1,0 +1,116 @@
+"""A model, ready to judge images: its networks on a backend, its steps before, its readout after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+
+from appliance.backends.base import Backend, NetworkSpec, Session
+from appliance.backends.table import choose
+from appliance.domain.image import Image
+from appliance.domain.result import Algorithm, InferenceResult
+from appliance.domain.states import Stage
+from appliance.imaging.loading import LoadedImage, load_image
+from appliance.imaging.preparation import Preparation
+from appliance.manifest.manifest import StageSpec
+from appliance.modelrepo.package import ModelPackage
+from appliance.readout.readout import read_out
+
+
+class Model:
+    """One model package on this machine.
+
+    ``load`` may be called from another thread; everything else belongs to the thread that called ``open``.
+    """
+
+    def __init__(self, package: ModelPackage, *, threads: int, cache: Path) -> None:
+        self.manifest = package.manifest
+        self._package = package
+        self._threads = threads
+        self._cache = cache
+        self._backend: Backend | None = None
+        self._sessions: dict[str, Session] = {}
+
+    def load(self, paths: Sequence[Path]) -> LoadedImage:
+        """Load the files of an instance or a series; raises ``UnsuitableImage``."""
+        return load_image(paths, self.manifest.input)
+
+    def open(self) -> str:
+        """Check the weights, load the networks and run each once; return the backend's name.
+
+        Raises
+        ------
+        ModelPackageError, BackendUnavailable, InferenceFailed
+            The model cannot run here.
+        """
+        files = self._package.require_weights()
+        runtime = self.manifest.runtime
+        backend = choose(runtime.backends, runtime.precision, threads=self._threads, cache=self._cache)
+        for stage in self.manifest.stages:
+            self._sessions[stage.name] = backend.open(files[stage.weights], self._network(stage))
+        self._backend = backend
+        return backend.name
+
+    def close(self) -> None:
+        """Free the networks."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self._backend = None
+
+    def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
+        """Run the model on an image.
+
+        Parameters
+        ----------
+        stages
+            Gets the seconds that the networks ran (``infer``) and that everything else around them took: preparing
+            counts as ``load``, and reading out is ``read_out``.
+
+        Raises
+        ------
+        UnsuitableImage, InferenceFailed
+            See ``Preparation``, ``Session`` and ``read_out``.
+        """
+        started = time.monotonic()
+        preparation = Preparation(image)
+        infer_s = 0.0
+        for stage in self.manifest.stages:
+            session = self._sessions[stage.name]
+            output = session.run(preparation.tensor(stage), time_limit_s=self.manifest.runtime.time_limit_s - infer_s)
+            infer_s += session.seconds
+            if stage.box is not None:
+                preparation.locate(output, stage.box)
+        prepared = time.monotonic()
+        result = read_out(output, preparation.restore, image, self.manifest, self._algorithm())
+        stages[Stage.LOAD] = stages.get(Stage.LOAD, 0.0) + prepared - started - infer_s
+        stages[Stage.INFER] = infer_s
+        stages[Stage.READ_OUT] = time.monotonic() - prepared
+        return result
+
+    def _network(self, stage: StageSpec) -> NetworkSpec:
+        return NetworkSpec(
+            name=f"{self.manifest.name}/{stage.name}",
+            input_tensor=stage.input_tensor,
+            input_shape=tuple(stage.input_shape),
+            output_tensor=stage.output_tensor,
+            precision=self.manifest.runtime.precision,
+        )
+
+    def _algorithm(self) -> Algorithm:
+        """Who made the result, down to what could change a number (PS3.16 TID 4019)."""
+        assert self._backend is not None
+        spec = self.manifest.algorithm
+        return Algorithm(
+            name=spec.name,
+            version=spec.version,
+            family=spec.family.code(),
+            manufacturer=spec.manufacturer,
+            parameters=(
+                ("model package", self.manifest.key),
+                *((f"SHA-256 of {weights.file}", weights.sha256) for weights in self.manifest.weights),
+                ("backend", f"{self._backend.name} {self._backend.version()}"),
+                ("precision", self.manifest.runtime.precision),
+            ),
+        )

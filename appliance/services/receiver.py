@@ -1,0 +1,74 @@
+"""The receiver role: takes images in and decides when a series is complete. It never decodes a pixel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from appliance.config.layout import StateLayout
+from appliance.config.settings import Settings
+from appliance.intake.assembler import Assembler
+from appliance.intake.assessor import Assessor
+from appliance.intake.dropfolder import DropFolder
+from appliance.intake.shelf import RejectedShelf
+from appliance.intake.storage_scp import StorageScp
+from appliance.intake.store import InstanceStore
+from appliance.journal.journal import Journal
+from appliance.observability.metrics import Metrics
+from appliance.services.models import active_models
+from appliance.services.role import Fatal, Part, run_role
+from appliance.spool.spool import Spool
+
+_log = logging.getLogger(__name__)
+
+
+def run_receiver(settings: Settings, layout: StateLayout) -> int:
+    """Run the receiver; return the exit code."""
+
+    def build(fatal: Fatal) -> Sequence[Part]:
+        metrics = Metrics.for_role("receiver", layout.metrics)
+        journal = Journal(layout.journal)
+        spool = Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes)
+        swept = spool.sweep_incoming()
+        if swept:
+            _log.warning("removed %d file(s) that were being received when an earlier life of this role ended", swept)
+        models = active_models(settings, layout)
+        for name, reason in models.unusable.items():
+            _log.warning("model %s cannot run: %s", name, reason)
+        assessor = Assessor(models.manifests, models.unusable, metrics)
+        store = InstanceStore(
+            journal,
+            spool,
+            assessor,
+            metrics,
+            stable_age_s=settings.assembly.stable_age_s,
+            max_instance_bytes=settings.dicom.max_instance_bytes,
+            run_folder=layout.run,
+        )
+        assembler = Assembler(journal, assessor, metrics, run_folder=layout.run, on_fatal=fatal)
+        parts: list[Part] = [
+            assembler,
+            StorageScp(
+                settings.dicom,
+                store,
+                assembler,
+                metrics,
+                settle_s=settings.assembly.settle_s,
+                sop_class_uids=assessor.sop_class_uids,
+                on_fatal=fatal,
+            ),
+        ]
+        if settings.dropfolder.enabled:
+            parts.append(
+                DropFolder(
+                    settings.dropfolder,
+                    settings.dropfolder.path or layout.dropfolder,
+                    store,
+                    RejectedShelf(spool, journal),
+                    assembler,
+                    on_fatal=fatal,
+                )
+            )
+        return parts
+
+    return run_role("receiver", settings, layout, build)

@@ -1,0 +1,40 @@
+"""The sender role: results out, each destination on its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from appliance.config.layout import StateLayout
+from appliance.config.settings import Settings
+from appliance.delivery.sender import Sender
+from appliance.journal.journal import Journal
+from appliance.observability.metrics import Metrics
+from appliance.services.role import Fatal, Part, run_role
+from appliance.spool.spool import Spool
+
+_log = logging.getLogger(__name__)
+
+
+def run_sender(settings: Settings, layout: StateLayout) -> int:
+    """Run the sender; return the exit code."""
+
+    def build(fatal: Fatal) -> Sequence[Part]:
+        if not settings.destinations:
+            _log.warning("no destination is set: results stay in the spool")
+        journal, spool = Journal(layout.journal), Spool(layout.spool)
+        metrics = Metrics.for_role("sender", layout.metrics)
+        return [
+            Sender(
+                destination,
+                ae_title=settings.dicom.ae_title,
+                journal=journal,
+                spool=spool,
+                metrics=metrics,
+                run_dir=layout.run,
+                on_fatal=fatal,
+            )
+            for destination in settings.destinations
+        ]
+
+    return run_role("sender", settings, layout, build)
