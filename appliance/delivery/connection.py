@@ -30,7 +30,7 @@ class Connection:
                 candidate.settimeout(timeout_s)
                 candidate.connect(address)
             except OSError as error:
-                candidate.close()
+                self.close()
                 failure = error
                 continue
             # Small PDUs are not held back for the acknowledgement of the one before (Nagle).

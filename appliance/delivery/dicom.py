@@ -9,10 +9,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode, split_dataset
 
 from appliance.config.settings import DicomDestination
-from appliance.delivery.association import AssociationRejected, Offer, StorageAssociation
+from appliance.delivery.association import AssociationRejected, StorageAssociation
 from appliance.delivery.base import Destination
 from appliance.delivery.connection import Connection
 from appliance.delivery.outgoing import Outgoing, unreadable
+from appliance.delivery.pdus import Offer
 from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
 
 _READ_BYTES = 1024 * 1024

@@ -93,14 +93,15 @@ class Sender:
 
     def stop(self) -> None:
         """End within a few seconds: the object under way is finished or returned, the others are returned."""
+        if self._ear is None:
+            return  # never started
         self._stopping.set()
         send_hint(self._run_dir, f"sender-{self._name}")
         self._thread.join(_GRACE_S)
         if self._thread.is_alive():
             self._destination.cut()
             self._thread.join(_GRACE_S)
-        if self._ear is not None:
-            self._ear.close()
+        self._ear.close()
 
     def _guarded(self) -> None:
         try:

@@ -83,6 +83,7 @@ class Outbox:
                 kind=file.kind,
                 sop_class_uid=SOP_CLASSES[file.kind],
                 sop_instance_uid=file.sop_instance_uid,
+                series_instance_uid=derived_uid(f"{seed}-{file.kind}", "series"),
                 transfer_syntax_uid=file.transfer_syntax_uid,
                 path=self.spool.relative(file.path),
                 bytes=file.bytes,

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.transport import ThreadedAssociationServer
 
 from tests.support.ports import free_port
@@ -190,8 +192,10 @@ class FakePacs:
     ----------
     received
         SOP Instance UID, transfer syntax and data set of every C-STORE request, in order, answered or not.
-    associations
-        How many it accepted.
+    associations, released
+        How many it accepted, and how many of them the other side released.
+    offered
+        SOP class and transfer syntaxes of the contexts of the latest association.
     """
 
     def __init__(
@@ -207,7 +211,7 @@ class FakePacs:
         self._script = list(script)
         self._held = threading.Event()
         self.received: list[tuple[str, str, bytes]] = []
-        self.associations = 0
+        self.associations = self.released = 0
         self.offered: list[tuple[str, tuple[str, ...]]] = []
         entity = AE(ae_title)
         entity.require_called_aet = True
@@ -220,6 +224,7 @@ class FakePacs:
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, _without_delay),
                 (evt.EVT_ACCEPTED, self._accepted),
+                (evt.EVT_RELEASED, self._released),
                 (evt.EVT_C_STORE, self._store),
             ],
         )
@@ -248,6 +253,21 @@ class FakePacs:
         """SOP Instance UIDs in the order in which they came, repeats included."""
         return [uid for uid, _, _ in self.received]
 
+    def open_associations(self) -> int:
+        """How many are open now."""
+        return len(self._entity.active_associations)
+
+    def end_associations(self) -> None:
+        """Abort the open ones, as a peer does that has waited long enough."""
+        for association in self._entity.active_associations:
+            association.abort()
+
+    def _answer(self, sop_instance_uid: str) -> int | str:
+        return self._script.pop(0) if self._script else 0x0000
+
+    def _released(self, event: Any) -> None:
+        self.released += 1
+
     def _accepted(self, event: Any) -> None:
         self.associations += 1
         self.offered = [
@@ -257,7 +277,7 @@ class FakePacs:
 
     def _store(self, event: Any) -> int:
         request = event.request
-        answer = self._script.pop(0) if self._script else 0x0000
+        answer = self._answer(str(request.AffectedSOPInstanceUID))
         self.received.append(
             (str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax), request.DataSet.getvalue())
         )
@@ -314,3 +334,42 @@ class RawAcceptor:
                 self._behave(connection)
             except OSError:
                 pass  # the other side had enough
+
+
+def accept_association(connection: socket.socket, max_pdu_bytes: int = 16384) -> None:
+    """Receive an association request on a bare connection and accept all of its contexts."""
+    request = A_ASSOCIATE_RQ()
+    request.decode(receive_pdu(connection))
+    primitive = request.to_primitive()
+    accepted = []
+    for context in primitive.presentation_context_definition_list:
+        context.result = 0
+        accepted.append(context)
+    primitive.result, primitive.result_source = 0, 1
+    primitive.presentation_context_definition_results_list = accepted
+    max_length = MaximumLengthNotification()
+    max_length.maximum_length_received = max_pdu_bytes
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = "1.2.826.0.1.3680043.9.9999"
+    primitive.user_information = [max_length, implementation]
+    connection.sendall(A_ASSOCIATE_AC(primitive).encode())
+
+
+def receive_pdu(connection: socket.socket) -> bytes:
+    """Receive one whole PDU, with its head.
+
+    Raises
+    ------
+    ConnectionError
+        The connection ended before.
+    """
+    pdu = bytearray()
+    wanted = 6
+    while len(pdu) < wanted:
+        piece = connection.recv(wanted - len(pdu))
+        if not piece:
+            raise ConnectionResetError("closed by the other side")
+        pdu += piece
+        if len(pdu) >= 6:
+            wanted = 6 + int.from_bytes(pdu[2:6], "big")
+    return bytes(pdu)
