@@ -67,12 +67,15 @@ class Overview:
 
     def deliveries(self) -> list[DeliveryView]:
         """Deliveries that are not done, by destination and state."""
+        # With a single max(), SQLite takes the bare columns from the row that has it.
         rows = self._database.connection().execute(
-            "SELECT destination, state, count(*) AS number, min(created_at) AS oldest FROM delivery "
-            "WHERE state IN ('queued', 'sending', 'failed') GROUP BY destination, state ORDER BY destination, state"
+            "SELECT destination, state, count(*) AS number, min(created_at) AS oldest, message, max(delivery_id) "
+            "FROM delivery INDEXED BY delivery_undone WHERE state IN ('queued', 'sending', 'failed') "
+            "GROUP BY destination, state ORDER BY destination, state"
         )
         return [
-            DeliveryView(row["destination"], DeliveryState(row["state"]), row["number"], row["oldest"]) for row in rows
+            DeliveryView(row["destination"], DeliveryState(row["state"]), row["number"], row["oldest"], row["message"])
+            for row in rows
         ]
 
     def refusals(self, limit: int) -> list[tuple[int, str, str]]:

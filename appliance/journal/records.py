@@ -144,12 +144,13 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """One destination's deliveries in one state."""
+    """One destination's deliveries in one state; ``message`` is why the newest of them is not done."""
 
     destination: str
     state: DeliveryState
     count: int
     oldest_created_at: float
+    message: str | None
 
 
 class Outcome(StrEnum):

@@ -57,8 +57,10 @@ class InferenceLine:
     ----------
     models
         By ``name/version``; opened, warmed and used by the inference thread alone.
+    on_ready
+        Called when the models are warm.
     on_fatal
-        Called with the error when a thread cannot go on.
+        Called when a thread cannot go on and the role has to end.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class InferenceLine:
         run_dir: Path,
         models: Mapping[str, Model],
         metrics: Metrics,
-        on_fatal: Callable[[BaseException], None],
+        *,
+        on_ready: Callable[[], None],
+        on_fatal: Callable[[], None],
     ) -> None:
         self._owner = owner
         self._settings = settings
@@ -79,6 +83,7 @@ class InferenceLine:
         self._run_dir = run_dir
         self._models = models
         self._metrics = metrics
+        self._on_ready = on_ready
         self._on_fatal = on_fatal
         self._destinations: dict[str, Sequence[str]] = {d.name: d.results for d in settings.destinations}
         self._stop = threading.Event()
@@ -115,9 +120,10 @@ class InferenceLine:
     def _guard(self, run: Callable[[], None]) -> None:
         try:
             run()
-        except BaseException as error:  # noqa: BLE001 - the top of a thread: the role must hear of everything
+        except BaseException:  # noqa: BLE001 - the top of a thread: the role must hear of everything
+            _log.exception("a thread of the worker failed, the role ends")
             self._stop.set()
-            self._on_fatal(error)
+            self._on_fatal()
 
     # Each loop passes ``None`` on at its end, so that the next one ends after the work before it.
 
@@ -150,7 +156,9 @@ class InferenceLine:
             backend = model.open()
             self._metrics.model_ready.labels(model.manifest.name, model.manifest.version, backend).set(1)
             _log.info("%s is warm on %s after %.1f s", key, backend, time.monotonic() - started)
-        self._warm.set()
+        if not self._stop.is_set():
+            self._warm.set()
+            self._on_ready()
         while (work := self._to_infer.get()) is not None:
             if self._stop.is_set():
                 self._give_back(work.job)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.console.server import Console
-from appliance.services.role import Fatal, Part, run_role
+from appliance.services.role import Lifecycle, Part, run_role
 
 
 def run_console(settings: Settings, layout: StateLayout) -> int:
     """Run the console; return the exit code."""
 
-    def build(fatal: Fatal) -> Sequence[Part]:
-        return [Console(settings, layout, on_fatal=fatal)]
+    def build(lifecycle: Lifecycle) -> Sequence[Part]:
+        return [Console(settings, layout, on_fatal=lifecycle.fail)]
 
     return run_role("console", settings, layout, build)

@@ -16,7 +16,7 @@ from appliance.intake.store import InstanceStore
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
 from appliance.services.models import active_models
-from appliance.services.role import Fatal, Part, run_role
+from appliance.services.role import Lifecycle, Part, run_role
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 def run_receiver(settings: Settings, layout: StateLayout) -> int:
     """Run the receiver; return the exit code."""
 
-    def build(fatal: Fatal) -> Sequence[Part]:
+    def build(lifecycle: Lifecycle) -> Sequence[Part]:
         metrics = Metrics.for_role("receiver", layout.metrics)
         journal = Journal(layout.journal)
         spool = Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes)
@@ -45,7 +45,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             max_instance_bytes=settings.dicom.max_instance_bytes,
             run_folder=layout.run,
         )
-        assembler = Assembler(journal, assessor, metrics, run_folder=layout.run, on_fatal=fatal)
+        assembler = Assembler(journal, assessor, metrics, run_folder=layout.run, on_fatal=lifecycle.fail)
         parts: list[Part] = [
             assembler,
             StorageScp(
@@ -55,7 +55,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
                 metrics,
                 settle_s=settings.assembly.settle_s,
                 sop_class_uids=assessor.sop_class_uids,
-                on_fatal=fatal,
+                on_fatal=lifecycle.fail,
             ),
         ]
         if settings.dropfolder.enabled:
@@ -66,7 +66,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
                     store,
                     RejectedShelf(spool, journal),
                     assembler,
-                    on_fatal=fatal,
+                    on_fatal=lifecycle.fail,
                 )
             )
         return parts

@@ -40,15 +40,21 @@ class Part(Protocol):
     def stop(self) -> None: ...
 
 
-class Fatal:
-    """How a part tells its role that it cannot go on; the role then ends and is started afresh."""
+class Lifecycle:
+    """How the parts of a role tell it that they serve, or that they cannot go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, ready_file: Path) -> None:
+        self._ready_file = ready_file
         self._event = threading.Event()
         self.failed = False
 
-    def __call__(self) -> None:
-        """Say that a part has ended by itself; it has logged why."""
+    def ready(self) -> None:
+        """The role serves. The console looks for this file, beside the lock, to tell it from one that is starting."""
+        self._ready_file.touch()
+        _log.info("ready")
+
+    def fail(self) -> None:
+        """A part has ended by itself and has logged why: the role ends and is started afresh."""
         self.failed = True
         self._event.set()
 
@@ -56,8 +62,8 @@ class Fatal:
         """End the role in good order."""
         self._event.set()
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for either; ``True`` when the role is to end."""
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end to be asked for; ``True`` when it was."""
         return self._event.wait(timeout_s)
 
 
@@ -94,7 +100,14 @@ def prepare_state(settings: Settings, state_dir: Path | None) -> StateLayout:
     return layout
 
 
-def run_role(name: str, settings: Settings, layout: StateLayout, build: Callable[[Fatal], Sequence[Part]]) -> int:
+def run_role(
+    name: str,
+    settings: Settings,
+    layout: StateLayout,
+    build: Callable[[Lifecycle], Sequence[Part]],
+    *,
+    ready_when_started: bool = True,
+) -> int:
     """Run a role until SIGTERM or SIGINT, or until one of its parts fails; return the exit code.
 
     Parameters
@@ -103,6 +116,8 @@ def run_role(name: str, settings: Settings, layout: StateLayout, build: Callable
         ``receiver``, ``worker-0``, ``sender``, ``console``.
     build
         Makes the parts, in the order in which they start.
+    ready_when_started
+        Whether the role serves as soon as its parts have started; otherwise one of them says so.
 
     Raises
     ------
@@ -110,26 +125,30 @@ def run_role(name: str, settings: Settings, layout: StateLayout, build: Callable
         The same role runs already on this state folder.
     """
     set_up_logs(name, settings.logging.level)
-    fatal = Fatal()
+    ready_file = layout.run / f"{name}.ready"
+    lifecycle = Lifecycle(ready_file)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: fatal.request_stop())
-    _end_with_supervisor(fatal)
+        signal.signal(number, lambda *_: lifecycle.request_stop())
+    _end_with_supervisor(lifecycle)
     with _only_one(name, layout):
+        ready_file.unlink(missing_ok=True)  # of a life that was killed
         started: list[Part] = []
         try:
-            for part in build(fatal):
-                if fatal.wait(0):
+            for part in build(lifecycle):
+                if lifecycle.wait(0):
                     break
                 part.start()
                 started.append(part)
-            _log.info("started")
-            while not fatal.wait(1.0):
+            if ready_when_started:
+                lifecycle.ready()
+            while not lifecycle.wait(1.0):
                 pass
         finally:
+            ready_file.unlink(missing_ok=True)
             for part in reversed(started):
                 part.stop()
         _log.info("stopped")
-    return EXIT_FATAL if fatal.failed else EXIT_OK
+    return EXIT_FATAL if lifecycle.failed else EXIT_OK
 
 
 def _only_one(name: str, layout: StateLayout) -> IO[str]:
@@ -146,11 +165,11 @@ def _only_one(name: str, layout: StateLayout) -> IO[str]:
     return lock
 
 
-def _end_with_supervisor(fatal: Fatal) -> None:
+def _end_with_supervisor(lifecycle: Lifecycle) -> None:
     """Get SIGTERM when ``appliance run`` dies, by ``kill -9`` too, so that no role is left behind."""
     supervisor = os.environ.get(SUPERVISED)
     if supervisor is None:
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != int(supervisor):
-        fatal.request_stop()  # it died before the line above
+        lifecycle.request_stop()  # it died before the line above

@@ -10,7 +10,7 @@ from appliance.config.settings import Settings
 from appliance.delivery.sender import Sender
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
-from appliance.services.role import Fatal, Part, run_role
+from appliance.services.role import Lifecycle, Part, run_role
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 def run_sender(settings: Settings, layout: StateLayout) -> int:
     """Run the sender; return the exit code."""
 
-    def build(fatal: Fatal) -> Sequence[Part]:
+    def build(lifecycle: Lifecycle) -> Sequence[Part]:
         if not settings.destinations:
             _log.warning("no destination is set: results stay in the spool")
         journal, spool = Journal(layout.journal), Spool(layout.spool)
@@ -32,7 +32,7 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
                 spool=spool,
                 metrics=metrics,
                 run_dir=layout.run,
-                on_fatal=fatal,
+                on_fatal=lifecycle.fail,
             )
             for destination in settings.destinations
         ]

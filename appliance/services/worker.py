@@ -13,7 +13,7 @@ from appliance.observability.metrics import Metrics
 from appliance.pipeline.line import InferenceLine
 from appliance.pipeline.model import Model
 from appliance.services.models import active_models
-from appliance.services.role import Fatal, Part, run_role
+from appliance.services.role import Lifecycle, Part, run_role
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
     """Run the worker called ``name`` (``worker-0``); return the exit code."""
 
-    def build(fatal: Fatal) -> Sequence[Part]:
+    def build(lifecycle: Lifecycle) -> Sequence[Part]:
         # Inference yields to reception, which has to answer within milliseconds.
         os.nice(settings.worker.nice)
         active = active_models(settings, layout)
@@ -38,11 +38,12 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
                 layout.run,
                 {model.manifest.key: model for model in models},
                 Metrics.for_role(name, layout.metrics),
-                fatal,
+                on_ready=lifecycle.ready,
+                on_fatal=lifecycle.fail,
             )
         ]
 
-    return run_role(name, settings, layout, build)
+    return run_role(name, settings, layout, build, ready_when_started=False)
 
 
 def thread_count(settings: Settings) -> int:

@@ -132,6 +132,8 @@ CREATE TABLE delivery (
     UNIQUE (result_id, destination)
 ) STRICT;
 CREATE INDEX delivery_queued ON delivery (destination, available_at) WHERE state = 'queued';
+CREATE INDEX delivery_undone ON delivery (destination, state)
+    WHERE state IN ('queued', 'sending', 'failed');
 CREATE INDEX delivery_sending ON delivery (destination) WHERE state = 'sending';
 
 -- State machines: an arrow that is not listed here is refused by a trigger, each arrow leaves an event row.

@@ -1,0 +1,75 @@
+"""Metrics that are read off the journal and the disk at each scrape, instead of being counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from appliance.config.settings import Settings
+from appliance.journal.journal import Journal
+from appliance.spool.spool import Spool
+from appliance.version import __version__
+
+
+class JournalCollector(Collector):
+    """States, queues, ages, disk. What a scrape costs does not grow with what the journal holds."""
+
+    def __init__(self, journal: Journal, spool: Spool, settings: Settings) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._settings = settings
+
+    def collect(self) -> Iterator[Metric]:
+        """See ``prometheus_client``."""
+        yield self._states()
+        yield self._oldest()
+        yield self._deliveries()
+        free = GaugeMetricFamily("appliance_disk_free_bytes", "Free space of the spool's disk")
+        free.add_metric([], self._spool.free_bytes())
+        yield free
+        mark = GaugeMetricFamily("appliance_disk_water_mark_bytes", "Below this much free space images are refused")
+        mark.add_metric([], self._settings.storage.min_free_bytes)
+        yield mark
+        build = GaugeMetricFamily("appliance_build_info", "Always 1; the version is the label", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+
+    def _states(self) -> Metric:
+        family = GaugeMetricFamily(
+            "appliance_rows",
+            "Series, jobs and deliveries that the journal holds, by state; queued ones are the queue's depth",
+            labels=["kind", "state"],
+        )
+        for kind, states in self._journal.overview.tally().items():
+            for state, count in states.items():
+                family.add_metric([kind, state], count)
+        return family
+
+    def _oldest(self) -> Metric:
+        family = GaugeMetricFamily(
+            "appliance_oldest_waiting_seconds",
+            "How long the oldest series being received, queued job and queued delivery have waited; 0 when none does",
+            labels=["kind"],
+        )
+        now, waiting = time.time(), self._journal.overview.waiting()
+        for kind, since in (("series", waiting.series), ("job", waiting.job), ("delivery", waiting.delivery)):
+            family.add_metric([kind], 0.0 if since is None else max(0.0, now - since))
+        return family
+
+    def _deliveries(self) -> Metric:
+        family = GaugeMetricFamily(
+            "appliance_deliveries_undone",
+            "Deliveries that are queued, being sent, or failed, by destination",
+            labels=["destination", "state"],
+        )
+        found = {(view.destination, str(view.state)): view.count for view in self._journal.overview.deliveries()}
+        for destination in self._settings.destinations:
+            for state in ("queued", "sending", "failed"):
+                family.add_metric([destination.name, state], found.pop((destination.name, state), 0))
+        for (name, state), count in found.items():  # destinations that are no longer in the settings
+            family.add_metric([name, state], count)
+        return family

@@ -1,0 +1,123 @@
+"""What waits, what failed and why: one picture for ``appliance status``, ``/status`` and the web pages to come."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from appliance.config.settings import Settings
+from appliance.journal.journal import Journal
+from appliance.spool.spool import Spool
+from appliance.version import __version__
+
+_SHOWN = 20
+
+
+def status_of(journal: Journal, spool: Spool, settings: Settings) -> dict[str, Any]:
+    """Return the picture as plain values; nothing in it identifies a patient."""
+    now = time.time()
+    waiting = journal.overview.waiting()
+    return {
+        "version": __version__,
+        "counts": journal.overview.tally(),
+        "oldest_waiting_seconds": {
+            what: None if since is None else round(max(0.0, now - since), 1)
+            for what, since in (("series", waiting.series), ("job", waiting.job), ("delivery", waiting.delivery))
+        },
+        "disk": {
+            "free_bytes": spool.free_bytes(),
+            "water_mark_bytes": settings.storage.min_free_bytes,
+            "accepting": spool.free_bytes() >= settings.storage.min_free_bytes,
+        },
+        "deliveries": [
+            {
+                "destination": view.destination,
+                "state": str(view.state),
+                "count": view.count,
+                "oldest_seconds": round(max(0.0, now - view.oldest_created_at), 1),
+                "message": view.message,
+            }
+            for view in journal.overview.deliveries()
+        ],
+        "jobs": [
+            {
+                "job": view.job_id,
+                "state": str(view.state),
+                "model": f"{view.model}/{view.model_version}",
+                "scope": str(view.scope),
+                "revision": view.revision,
+                "attempts": view.attempts,
+                "age_seconds": round(max(0.0, now - view.created_at), 1),
+                "reason": view.reason,
+                "message": view.message,
+            }
+            for view in journal.overview.jobs(_SHOWN)
+        ],
+        "refusals": [
+            {"series": series, "model": model, "reason": reason}
+            for series, model, reason in journal.overview.refusals(_SHOWN)
+        ],
+    }
+
+
+def render_status(status: dict[str, Any]) -> str:
+    """Return the picture as text: first what is wrong, then what waits, then what happened."""
+    counts = status["counts"]
+    lines = [f"appliance {status['version']}", ""]
+    lines += _alarms(status) or ["All is well."]
+    lines += ["", "           waiting   running      done    failed   oldest waiting"]
+    oldest = status["oldest_waiting_seconds"]
+    series, job, delivery = counts["series"], counts["job"], counts["delivery"]
+    rows = (
+        ("series", series["receiving"], 0, series["complete"], 0),
+        ("job", job["queued"], job["running"], job["succeeded"] + job["superseded"], job["failed"] + job["unsuitable"]),
+        ("delivery", delivery["queued"], delivery["sending"], delivery["delivered"], delivery["failed"]),
+    )
+    for name, waits, runs, done, failed in rows:
+        age = "-" if oldest[name] is None else _duration(oldest[name])
+        lines.append(f"{name:9} {waits:8} {runs:9} {done:9} {failed:9}   {age}")
+    if status["jobs"]:
+        lines += ["", "Newest jobs"]
+        for view in status["jobs"]:
+            lines.append(
+                f"  {view['job']:6} {view['state']:11} {view['model']:28} {_duration(view['age_seconds'])} ago"
+            )
+            if view["message"]:
+                lines.append(f"         {view['message']}")
+    if status["refusals"]:
+        lines += ["", "Models that did not want images, and why"]
+        lines += sorted({f"  {view['model']}: {view['reason']}" for view in status["refusals"]})
+    return "\n".join(lines)
+
+
+def _alarms(status: dict[str, Any]) -> list[str]:
+    """One line for each thing that needs somebody, with what to do."""
+    alarms = []
+    if not status["disk"]["accepting"]:
+        alarms.append(
+            f"DISK   {status['disk']['free_bytes'] >> 20} MiB free, below the mark of "
+            f"{status['disk']['water_mark_bytes'] >> 20} MiB: images are refused (0xA700). Free space."
+        )
+    for view in status["deliveries"]:
+        if view["state"] == "failed":
+            alarms.append(
+                f"FAILED {view['count']} delivery(s) to {view['destination']}: {view['message']}. "
+                f"Mend it, then: appliance requeue --deliveries --destination {view['destination']}"
+            )
+        elif view["message"]:
+            alarms.append(
+                f"WAITS  {view['count']} delivery(s) to {view['destination']} for {_duration(view['oldest_seconds'])}: "
+                f"{view['message']}"
+            )
+    failed = status["counts"]["job"]["failed"]
+    if failed:
+        alarms.append(f"FAILED {failed} job(s), see below. Mend the cause, then: appliance requeue --job N")
+    return alarms
+
+
+def _duration(seconds: float) -> str:
+    """A duration as people read it: ``12 s``, ``3 min``, ``5.2 h``, ``4.1 d``."""
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}" if divisor < 3600 else f"{seconds / divisor:.1f} {unit}"
+    return f"{seconds / 86400:.1f} d"
