@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from appliance.intake.store import Acceptance
+from appliance.intake.store import Acceptance, Outcome
 
 
 @dataclass(slots=True)
@@ -15,7 +15,10 @@ class _Share:
 
 
 class SeriesShares:
-    """Images by series; frames count as images, duplicates count too: a resend brings a series as well."""
+    """Images by series; frames count as images.
+
+    Duplicates count too, as a resend brings a series as well; what was kept apart as a conflict does not.
+    """
 
     def __init__(self) -> None:
         self._shares: dict[str, _Share] = {}
@@ -25,6 +28,8 @@ class SeriesShares:
 
     def add(self, acceptance: Acceptance) -> None:
         """Note an instance that was taken in."""
+        if acceptance.outcome is Outcome.CONFLICT:
+            return
         share = self._shares.setdefault(acceptance.series_instance_uid, _Share())
         share.images += acceptance.images
         if acceptance.series_id is not None:
