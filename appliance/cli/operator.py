@@ -30,7 +30,7 @@ def check_config(config: Path | None) -> int:
 def status(config: Path | None, state_dir: Path | None, *, as_json: bool) -> int:
     """Print what waits, what failed and why."""
     settings, layout, journal = _open(config, state_dir)
-    found = status_of(journal, Spool(layout.spool), settings)
+    found = status_of(journal, Spool(layout.spool), settings, layout)
     print(json.dumps(found, indent=2) if as_json else render_status(found))
     return 0
 

@@ -14,7 +14,10 @@ def unready_reasons(settings: Settings, layout: StateLayout, spool: Spool) -> li
     reasons = []
     free = spool.free_bytes()
     if free < settings.storage.min_free_bytes:
-        reasons.append(f"disk: {free >> 20} MiB free, the water mark is {settings.storage.min_free_bytes >> 20} MiB")
+        reasons.append(
+            f"disk: {free >> 20} MiB free, below the mark of {settings.storage.min_free_bytes >> 20} MiB: "
+            "images are refused (0xA700). Free space"
+        )
     workers = [f"worker-{number}" for number in range(settings.worker.count)]
     for role in ("receiver", "sender", *workers):
         if not _holds_lock(layout, role):

@@ -114,7 +114,7 @@ class Console:
         return _json(status, {"ready": not reasons, "reasons": reasons})
 
     def _status(self, accept: str) -> Page:
-        return _json(HTTPStatus.OK, status_of(self._journal, self._spool, self._settings))
+        return _json(HTTPStatus.OK, status_of(self._journal, self._spool, self._settings, self._layout))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
+from appliance.console.readiness import unready_reasons
 from appliance.journal.journal import Journal
 from appliance.spool.spool import Spool
 from appliance.version import __version__
@@ -13,12 +15,13 @@ from appliance.version import __version__
 _SHOWN = 20
 
 
-def status_of(journal: Journal, spool: Spool, settings: Settings) -> dict[str, Any]:
+def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateLayout) -> dict[str, Any]:
     """Return the picture as plain values; nothing in it identifies a patient."""
     now = time.time()
     waiting = journal.overview.waiting()
     return {
         "version": __version__,
+        "not_ready": unready_reasons(settings, layout, spool),
         "counts": journal.overview.tally(),
         "oldest_waiting_seconds": {
             what: None if since is None else round(max(0.0, now - since), 1)
@@ -27,7 +30,6 @@ def status_of(journal: Journal, spool: Spool, settings: Settings) -> dict[str, A
         "disk": {
             "free_bytes": spool.free_bytes(),
             "water_mark_bytes": settings.storage.min_free_bytes,
-            "accepting": spool.free_bytes() >= settings.storage.min_free_bytes,
         },
         "deliveries": [
             {
@@ -92,12 +94,7 @@ def render_status(status: dict[str, Any]) -> str:
 
 def _alarms(status: dict[str, Any]) -> list[str]:
     """One line for each thing that needs somebody, with what to do."""
-    alarms = []
-    if not status["disk"]["accepting"]:
-        alarms.append(
-            f"DISK   {status['disk']['free_bytes'] >> 20} MiB free, below the mark of "
-            f"{status['disk']['water_mark_bytes'] >> 20} MiB: images are refused (0xA700). Free space."
-        )
+    alarms = [f"DOWN   {reason}" for reason in status["not_ready"]]
     for view in status["deliveries"]:
         if view["state"] == "failed":
             alarms.append(
