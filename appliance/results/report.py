@@ -1,0 +1,323 @@
+"""The structured report of a result: a Comprehensive 3D SR after TID 1500 "Measurement Report" (PS3.16).
+
+Content tree, in the order of the template::
+
+    Imaging Measurement Report (126000, DCM)
+      Language, Observer (device), Procedure reported
+      Image Library            TID 1600: what all images have in common once, then a reference to each
+      Imaging Measurements     one Measurement Group for each finding, one for the overall measurements
+      Qualitative Evaluations  Comments: the statement that this is an AI result, the intended use, the notes
+
+Completion Flag COMPLETE (the algorithm has said all it has to say), Verification Flag UNVERIFIED (no person has
+attested it), Preliminary Flag PRELIMINARY (it is not the final report of the study): PS3.3 section C.17.2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    LanguageOfContentItemAndDescendants,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    ReferencedSegment,
+    ReferencedSegmentationFrame,
+    SourceImageForMeasurementGroup,
+    SourceImageForSegmentation,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from highdicom.sr import Measurement as NumberItem
+from pydicom.dataset import Dataset
+
+from appliance.domain.codes import Code
+from appliance.domain.image import ImageVolume
+from appliance.domain.result import Finding, InferenceResult, Measurement
+from appliance.errors import ResultError
+from appliance.results.coded import concept
+from appliance.results.context import ResultContext
+from appliance.results.identity import (
+    MANUFACTURER,
+    MODEL_NAME,
+    device_uid,
+    instance_uid,
+    referenced_requests,
+    series_uid,
+    stand_in,
+    tracking_uid,
+    write_header,
+)
+from appliance.results.image_library import image_library
+from appliance.results.references import reference, study_references
+from appliance.results.segmentation import SEGMENTATION_STORAGE, occupied_slices
+from appliance.results.sources import SourceImages, text
+from appliance.results.text import AI_STATEMENT, plain
+
+COMPREHENSIVE_3D_SR_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.34"
+OVERALL_TRACKING_ID: Final = "overall"
+
+_LANGUAGE: Final = Code("en", "RFC5646", "English")
+_DEVICE: Final = Code("121007", "DCM", "Device")
+_COMMENT: Final = Code("121106", "DCM", "Comment")
+_QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
+_PROCEDURES: Final = {
+    # PS3.16 CID 100
+    "CT": Code("25045-6", "LN", "CT unspecified body region"),
+    "MR": Code("25056-3", "LN", "MRI unspecified body region"),
+    "CR": Code("43468-8", "LN", "XR unspecified body region"),
+    "DX": Code("43468-8", "LN", "XR unspecified body region"),
+}
+_ANY_PROCEDURE: Final = Code("363679005", "SCT", "Imaging procedure")
+
+
+_Group = (
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+
+
+def write_report(
+    result: InferenceResult, sources: SourceImages, context: ResultContext, segmentation: Dataset | None
+) -> Dataset:
+    """Write ``result`` as a structured report.
+
+    Parameters
+    ----------
+    segmentation
+        The object that ``write_segmentation`` made of the same result, to which the findings refer; ``None`` when
+        there is none, then they refer to the source images.
+
+    Returns
+    -------
+    Dataset
+        With file meta information, Explicit VR Little Endian.
+
+    Raises
+    ------
+    ResultError
+        A measurement is not a finite number, or the sources are not those of the image.
+    """
+    sources.check_against(result.image)
+    groups: list[_Group] = [
+        _finding_group(finding, result, sources, context, segmentation) for finding in result.findings
+    ]
+    if result.overall or not groups:
+        groups.append(_overall_group(result, sources, context))
+    content = MeasurementReport(
+        observation_context=_observation_context(context),
+        procedure_reported=_procedures(sources, result.image.modality),
+        imaging_measurements=groups,
+        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(concept(_LANGUAGE)),
+    )
+    report = Comprehensive3DSR(
+        evidence=_referenced(result, sources, segmentation),
+        content=content,
+        series_instance_uid=series_uid(sources, context, "sr"),
+        series_number=1,
+        sop_instance_uid=instance_uid(sources, context, "sr"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+    )
+    # highdicom's image library repeats some 20 items for each image, and its constructor copies the whole tree. For a
+    # long series that takes seconds, so the library and the full evidence go in afterwards.
+    tree = list(report.ContentSequence)
+    report.ContentSequence = [
+        *tree[:-1],
+        image_library(result.image, sources),
+        tree[-1],
+        _qualitative_evaluations(result),
+    ]
+    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, segmentation)]
+    write_header(report, COMPREHENSIVE_3D_SR_STORAGE, result, sources, context, "sr")
+    requests = referenced_requests(sources)
+    if requests:
+        report.ReferencedRequestSequence = requests
+    if context.predecessors:
+        report.PredecessorDocumentsSequence = [_predecessors(sources, context)]
+    return report
+
+
+def _finding_group(
+    finding: Finding,
+    result: InferenceResult,
+    sources: SourceImages,
+    context: ResultContext,
+    segmentation: Dataset | None,
+) -> _Group:
+    """TID 1411 for a segment of a volume, TID 1410 for one of a radiograph, TID 1501 without a segment."""
+    sites = None
+    if finding.site is not None:
+        laterality = concept(finding.laterality) if finding.laterality is not None else None
+        sites = [FindingSite(anatomic_location=concept(finding.site), laterality=laterality)]
+    common: dict[str, Any] = {
+        "tracking_identifier": TrackingIdentifier(
+            uid=tracking_uid(sources, context, finding.tracking_id), identifier=plain(finding.tracking_id, 64)
+        ),
+        "finding_type": concept(finding.finding),
+        "finding_sites": sites,
+        "algorithm_id": _algorithm(result),
+        "measurements": [_number(measurement) for measurement in finding.measurements],
+    }
+    if finding.segment is None or segmentation is None:
+        return MeasurementsAndQualitativeEvaluations(**common, source_images=_measured_images(finding, result))
+    if isinstance(result.image, ImageVolume):
+        segment = ReferencedSegment(
+            sop_class_uid=SEGMENTATION_STORAGE,
+            sop_instance_uid=str(segmentation.SOPInstanceUID),
+            segment_number=finding.segment + 1,
+            source_series=SourceSeriesForSegmentation(sources.series_instance_uid),
+        )
+        return VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=segment)
+    frame = ReferencedSegmentationFrame(
+        sop_class_uid=SEGMENTATION_STORAGE,
+        sop_instance_uid=str(segmentation.SOPInstanceUID),
+        frame_number=finding.segment + 1,
+        segment_number=finding.segment + 1,
+        source_image=SourceImageForSegmentation(result.image.frame.sop_class_uid, result.image.frame.sop_instance_uid),
+    )
+    return PlanarROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=frame)
+
+
+def _overall_group(
+    result: InferenceResult, sources: SourceImages, context: ResultContext
+) -> MeasurementsAndQualitativeEvaluations:
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=tracking_uid(sources, context, OVERALL_TRACKING_ID), identifier=OVERALL_TRACKING_ID
+        ),
+        algorithm_id=_algorithm(result),
+        measurements=[_number(measurement) for measurement in result.overall],
+    )
+
+
+def _measured_images(finding: Finding, result: InferenceResult) -> list[SourceImageForMeasurementGroup]:
+    """The images that a finding is seen on: those its mask touches, or all that were judged."""
+    image = result.image
+    if not isinstance(image, ImageVolume):
+        frames = [image.frame]
+    elif finding.segment is None:
+        frames = list(image.frames)
+    else:
+        occupied = occupied_slices([result.segments[finding.segment]])
+        frames = [image.frames[index] for index in occupied] or list(image.frames)
+    by_instance: dict[tuple[str, str], list[int]] = {}
+    for frame in frames:
+        numbers = by_instance.setdefault((frame.sop_class_uid, frame.sop_instance_uid), [])
+        if frame.frame_number is not None:
+            numbers.append(frame.frame_number)
+    return [SourceImageForMeasurementGroup(*uids, numbers or None) for uids, numbers in by_instance.items()]
+
+
+def _number(measurement: Measurement) -> NumberItem:
+    """TID 300. The value is written with as many decimals as are honest to show."""
+    if not math.isfinite(measurement.value):
+        raise ResultError(
+            f"the measurement {measurement.concept.meaning!r} is not a number",
+            found=str(measurement.value),
+            mend="Check the model's output with its golden cases",
+        )
+    return NumberItem(
+        name=concept(measurement.concept),
+        value=round(float(measurement.value), measurement.digits),
+        unit=concept(measurement.unit),
+        derivation=concept(measurement.derivation) if measurement.derivation is not None else None,
+    )
+
+
+def _algorithm(result: InferenceResult) -> AlgorithmIdentification:
+    """TID 4019."""
+    algorithm = result.algorithm
+    return AlgorithmIdentification(
+        name=plain(algorithm.name),
+        version=plain(algorithm.version),
+        manufacturer=plain(algorithm.manufacturer),
+        family=concept(algorithm.family),
+        parameters=[plain(f"{name}={value}") for name, value in algorithm.parameters] or None,
+    )
+
+
+def _observation_context(context: ResultContext) -> ObservationContext:
+    """TID 1001: the observer is this device (TID 1004), no person."""
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=concept(_DEVICE),
+            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+                uid=device_uid(context),
+                name=MODEL_NAME,
+                manufacturer_name=MANUFACTURER,
+                model_name=MODEL_NAME,
+                serial_number=plain(context.device_serial, 64),
+            ),
+        )
+    )
+
+
+def _procedures(sources: SourceImages, modality: str) -> list[CodedConcept]:
+    """Procedure reported (121058, DCM): as the study has it coded, else by modality (CID 100)."""
+    procedures = []
+    for item in sources.first.get("ProcedureCodeSequence") or []:
+        value, scheme = text(item, "CodeValue"), text(item, "CodingSchemeDesignator")
+        # The meaning must be ours to write in ASCII; one in another script falls back to the modality.
+        meaning = text(item, "CodeMeaning")
+        if 0 < len(value) <= 16 and 0 < len(scheme) <= 16 and 0 < len(meaning) <= 64 and plain(meaning) == meaning:
+            procedures.append(CodedConcept(value, scheme, meaning))
+    if procedures:
+        return procedures
+    return [concept(_PROCEDURES.get(modality, _ANY_PROCEDURE))]
+
+
+def _referenced(result: InferenceResult, sources: SourceImages, segmentation: Dataset | None) -> list[Dataset]:
+    """Stand-ins of what the measurement groups refer to: highdicom refuses a reference that it has not seen."""
+    outlined = segmentation is not None and all(finding.segment is not None for finding in result.findings)
+    images = [stand_in(sources, dataset) for dataset in (sources.datasets[:1] if outlined else sources.datasets)]
+    return images if segmentation is None else [*images, stand_in(sources, segmentation)]
+
+
+def _evidence(sources: SourceImages, segmentation: Dataset | None) -> Dataset:
+    """Item of the Current Requested Procedure Evidence Sequence (0040,A375): all images that were judged, and the SEG.
+
+    The sources of a result are of one series (``SourceImages``).
+    """
+    series = [(sources.series_instance_uid, [reference(*uids) for uids in sources.instances])]
+    if segmentation is not None:
+        written = reference(SEGMENTATION_STORAGE, str(segmentation.SOPInstanceUID))
+        series.append((str(segmentation.SeriesInstanceUID), [written]))
+    return study_references(sources.study_instance_uid, series)
+
+
+def _qualitative_evaluations(result: InferenceResult) -> ContainerContentItem:
+    """TID 1500's container for what is said in words, each sentence a Comment."""
+    container = ContainerContentItem(name=concept(_QUALITATIVE_EVALUATIONS), relationship_type="CONTAINS")
+    container.ContentSequence = ContentSequence(
+        [
+            TextContentItem(name=concept(_COMMENT), value=plain(sentence), relationship_type="CONTAINS")
+            for sentence in (f"{AI_STATEMENT}.", f"Intended use: {result.intended_use}", *result.notes)
+        ]
+    )
+    return container
+
+
+def _predecessors(sources: SourceImages, context: ResultContext) -> Dataset:
+    """Item of the Predecessor Documents Sequence (0040,A360): the reports of earlier revisions."""
+    series = [
+        (prior.series_instance_uid, [reference(COMPREHENSIVE_3D_SR_STORAGE, prior.sop_instance_uid)])
+        for prior in context.predecessors
+    ]
+    return study_references(sources.study_instance_uid, series)

@@ -1,0 +1,48 @@
+"""The words that every result object carries, and how text is made to fit the character set of the patient."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AI_STATEMENT: Final = "AI result, for research use, verify"
+"""Burned into each capture, and written into each report and segmentation."""
+
+_PLAIN: Final = str.maketrans(
+    {
+        "×": "x",
+        "–": "-",
+        "—": "-",
+        "−": "-",
+        "‑": "-",
+        "µ": "u",
+        "μ": "u",
+        "²": "2",
+        "³": "3",
+        "°": " deg",
+        "±": "+/-",
+        "≤": "<=",
+        "≥": ">=",
+        "≈": "~",
+        "→": "->",
+        "·": "-",
+        "…": "...",
+        "’": "'",
+        "‘": "'",
+        "“": '"',
+        "”": '"',
+        "\u00a0": " ",
+        # A backslash separates values in most text VRs (PS3.5 section 6.2).
+        "\\": "/",
+    }
+)
+
+
+def plain(text: str, limit: int | None = None) -> str:
+    """Return ``text`` in ASCII, cut to ``limit`` characters.
+
+    An object keeps the Specific Character Set of its sources so that the patient's name is carried over byte for
+    byte. Our own words must then be writable in *any* of the character sets of PS3.3 section C.12.1.1.2; what they
+    share is ASCII.
+    """
+    ascii_text = text.translate(_PLAIN).encode("ascii", "replace").decode("ascii")
+    return ascii_text if limit is None else ascii_text[:limit].rstrip()
