@@ -124,7 +124,7 @@ class StorageAssociation:
                 self._connection.send(pdus, self._timeout_s)
                 pdus.clear()
         self._connection.send(pdus, self._timeout_s)
-        return self._receivestore_status()
+        return self._receive_status()
 
     def is_usable(self) -> bool:
         """Say whether the peer has kept the association open: a peer that speaks up unasked wants it ended."""
@@ -170,7 +170,7 @@ class StorageAssociation:
                 last = view[start : start + self._fragment_bytes]
         yield LAST, last if last is not None else b""
 
-    def _receivestore_status(self) -> int:
+    def _receive_status(self) -> int:
         """Receive a C-STORE response (PS3.7 section 9.3.1.2)."""
         deadline = time.monotonic() + self._timeout_s
         command = bytearray()

@@ -94,7 +94,7 @@ class Outbox:
         self.journal.jobs.succeed(
             job,
             "worker-0",
-            now,
+            time.time() if created_at is None else created_at,
             result_json="{}",
             results=rows,
             destinations={destination.name: kinds for destination in destinations},

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from io import BytesIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import encode
+from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import MaximumLengthNotification
 
 from appliance.delivery.association import StorageAssociation
 from appliance.delivery.connection import Connection
-from appliance.delivery.pdus import Offer, Unintelligible, presentation_data_values
+from appliance.delivery.pdus import Offer, Unintelligible, presentation_data_values, store_request, store_status
 from tests.support.result_files import EXPLICIT, IMPLICIT, SOP_CLASSES
 
 OFFERS = [Offer(SOP_CLASSES["sr"], EXPLICIT), Offer(SOP_CLASSES["sr"], IMPLICIT)]
@@ -124,6 +125,21 @@ def test_each_message_has_its_number() -> None:
     association, _ = associate(16384)
     for _ in range(3):
         association.store(1, SOP_CLASSES["sr"], "1.2.3", [b"data"])
+
+
+@given(st.binary(max_size=200))
+def test_noise_in_a_command_set_is_unintelligible(command: bytes) -> None:
+    with pytest.raises(Unintelligible):
+        store_status(command, 7)
+
+
+def test_the_request_reads_back() -> None:
+    command = decode(BytesIO(store_request(513, SOP_CLASSES["sr"], "1.2.345")), True, True)
+    assert command.CommandGroupLength == len(store_request(513, SOP_CLASSES["sr"], "1.2.345")) - 12
+    assert (command.CommandField, command.MessageID, command.Priority) == (0x0001, 513, 0)
+    assert command.CommandDataSetType != 0x0101
+    assert command.AffectedSOPClassUID == SOP_CLASSES["sr"]
+    assert command.AffectedSOPInstanceUID == "1.2.345"
 
 
 def test_what_the_data_set_raises_passes_through() -> None:
