@@ -32,6 +32,9 @@ def read_settings(path: Path | None) -> Settings:
         raise ConfigurationError(f"{path} is not YAML", found=" ".join(str(error).split())) from error
     if content is None:
         return Settings()
+    if isinstance(content, dict):
+        # A section whose every line is commented out reads as nothing: it has its defaults.
+        content = {key: value for key, value in content.items() if value is not None}
     repeated = _repeated_key(root)
     if repeated is not None:
         key, line = repeated

@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import ThreadedAssociationServer
 
 from appliance.config.settings import DicomNode, Peer
-from appliance.errors import RejectedInput, SpoolFull
+from appliance.errors import ConfigurationError, RejectedInput, SpoolFull
 from appliance.intake.assembler import Assembler
 from appliance.intake.association import SOURCE, OpenAssociation
 from appliance.intake.contexts import SupportedContexts
@@ -101,7 +101,7 @@ class StorageScp:
 
         Raises
         ------
-        OSError
+        ConfigurationError
             The address cannot be listened on.
         """
         # A switch of the whole library, read when a server is made: its default handlers format every PDU and
@@ -116,20 +116,27 @@ class StorageScp:
         entity.acse_timeout = min(self._node.network_timeout_s, _LONGEST_NEGOTIATION_S)
         # Checked in _requested, which counts accepted associations only: idle connections must not lock peers out.
         entity.maximum_associations = self._node.max_associations + _SPARE_CONNECTIONS + 1
-        server = entity.make_server(
-            (self._node.host, self._node.port),
-            contexts=[self._contexts.verification],
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, self._connected),
-                (evt.EVT_CONN_CLOSE, self._closed),
-                (evt.EVT_REQUESTED, self._requested),
-                (evt.EVT_ESTABLISHED, self._established),
-                (evt.EVT_RELEASED, self._released),
-                (evt.EVT_C_ECHO, lambda event: SUCCESS),
-                (evt.EVT_C_STORE, self._stored),
-            ],
-            server_class=_Server,
-        )
+        try:
+            server = entity.make_server(
+                (self._node.host, self._node.port),
+                contexts=[self._contexts.verification],
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, self._connected),
+                    (evt.EVT_CONN_CLOSE, self._closed),
+                    (evt.EVT_REQUESTED, self._requested),
+                    (evt.EVT_ESTABLISHED, self._established),
+                    (evt.EVT_RELEASED, self._released),
+                    (evt.EVT_C_ECHO, lambda event: SUCCESS),
+                    (evt.EVT_C_STORE, self._stored),
+                ],
+                server_class=_Server,
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {self._node.host} port {self._node.port}",
+                found=error.strerror,
+                mend="Correct dicom.host or dicom.port, or stop what listens there",
+            ) from error
         assert isinstance(server, _Server)
         server.max_connections = self._node.max_associations + _SPARE_CONNECTIONS
         self._server = server

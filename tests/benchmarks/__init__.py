@@ -1,0 +1,1 @@
+"""Measurements of this machine, run by ``scripts/bench``. Speed is measured here, never asserted in a test."""

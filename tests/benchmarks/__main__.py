@@ -1,0 +1,47 @@
+"""``scripts/bench``: measure, print a table, and keep it as JSON when asked to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+from tests.benchmarks.latency import measure_latency
+
+
+def main() -> int:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--save", action="store_true", help="keep the figures in tests/benchmarks/<benchmark>.json")
+    benchmarks = parser.add_subparsers(required=True, dest="benchmark")
+    latency = benchmarks.add_parser(
+        "latency", help="last byte in → SR at the PACS, for one CR image and a T1 MR series, stage by stage"
+    )
+    latency.add_argument("--repeat", type=int, default=7, metavar="N", help="studies of each kind (default 7)")
+    parsed = parser.parse_args()
+    figures = {"machine": machine(), "figures": measure_latency(parsed.repeat)}
+    if parsed.save:
+        path = Path(__file__).parent / f"{parsed.benchmark}.json"
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+        print(f"kept in {path.name}")
+    return 0
+
+
+def machine() -> dict[str, object]:
+    """What was measured on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

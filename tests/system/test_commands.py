@@ -1,0 +1,125 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from appliance.results.readback import read_report
+from tests.support.daemon import Daemon
+from tests.support.studies import chest_study
+
+
+def appliance(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "appliance", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_check_config_names_the_line_and_the_fix(tmp_path: Path) -> None:
+    config = tmp_path / "appliance.yaml"
+    config.write_text("dicom:\n  port: 11112\n  prot: 4\n")
+    done = appliance("check-config", "-c", config)
+    assert done.returncode == 78
+    assert f"{config}, line 3: dicom.prot is not a setting" in done.stderr
+
+
+def test_the_shipped_configuration_is_sound() -> None:
+    done = appliance("check-config", "-c", Path(__file__).parents[2] / "configs" / "appliance.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    config = tmp_path / "appliance.yaml"
+    config.write_text("models:\n  active: [cxr-lungs]\n")
+    done = appliance("check-config", "-c", config)
+    assert done.returncode == 78
+    assert "there is no model package 'cxr-lungs'" in done.stderr
+
+
+def test_no_state_folder() -> None:
+    done = appliance("run")
+    assert done.returncode == 78
+    assert done.stderr.strip() == (
+        "appliance: no state folder is named. Give --state-dir DIR, or state_dir in the settings"
+    )
+
+
+def test_status_without_a_journal(tmp_path: Path) -> None:
+    done = appliance("status", "--state-dir", tmp_path)
+    assert done.returncode == 74
+    assert "there is no journal" in done.stderr
+
+
+def test_models_list_says_what_mends_missing_weights(tmp_path: Path) -> None:
+    done = appliance("models", "list", "--json", "--state-dir", tmp_path)
+    assert done.returncode == 0
+    models = {row["name"]: row for row in json.loads(done.stdout)}
+    assert models["cxr-lung"]["state"] == "active"
+    assert models["mr-brain-extract"]["state"] == "unavailable"
+    assert "appliance models fetch mr-brain-extract" in models["mr-brain-extract"]["reason"]
+
+
+@pytest.mark.shared_data
+def test_infer_writes_the_results_and_prints_them(tmp_path: Path, shared_data_dir: Path) -> None:
+    """The numbers printed are those in the SR."""
+    chest_study(shared_data_dir, tmp_path / "in", "infer")
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
+    done = appliance("infer", tmp_path / "in", "--model", "cxr-lung", "-o", tmp_path / "out", "--json",
+                     "--state-dir", tmp_path / "state")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    files = {entry["kind"]: Path(entry["path"]) for entry in result["files"]}
+    assert set(files) == {"sr", "sc", "seg"}
+    printed = [measurement["value"] for finding in result["findings"] for measurement in finding["measurements"]]
+    printed += [measurement["value"] for measurement in result["overall"]]
+    assert [line.value for line in read_report(dcmread(files["sr"]))] == pytest.approx(printed, rel=1e-3)
+
+
+def test_infer_on_what_the_model_does_not_want(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    done = appliance("infer", tmp_path / "in", "--model", "cxr-lung", "-o", tmp_path / "out", "--state-dir", tmp_path)
+    assert done.returncode == 65
+    assert "there are no DICOM images" in done.stderr
+
+
+@pytest.mark.slow
+def test_run_ends_in_good_order_on_ctrl_c(daemons: list[Daemon], tmp_path: Path, weights: Path) -> None:
+    daemon = Daemon(tmp_path, weights=weights)
+    daemons.append(daemon)
+    daemon.start()
+    assert daemon.stop(signal.SIGINT) == 0
+    assert not any("Traceback" in line for line in daemon.lines)
+
+
+@pytest.mark.slow
+def test_a_second_appliance_on_the_same_state(daemons: list[Daemon], tmp_path: Path, weights: Path) -> None:
+    daemon = Daemon(tmp_path, weights=weights)
+    daemons.append(daemon)
+    daemon.start()
+    done = appliance("role", "receiver", "-c", daemon.config, "--state-dir", daemon.layout.root)
+    assert done.returncode == 78
+    assert "a receiver runs already on this state folder" in done.stderr
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config = tmp_path / "appliance.yaml"
+        config.write_text(f"dicom: {{host: 127.0.0.1, port: {taken.getsockname()[1]}}}\n")
+        done = appliance("role", "receiver", "-c", config, "--state-dir", tmp_path / "state")
+    assert done.returncode == 78
+    assert "dicom.port" in done.stderr

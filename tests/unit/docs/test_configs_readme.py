@@ -1,0 +1,114 @@
+"""``configs/README.md`` describes every setting, metric and error that there is, and no other."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from appliance import errors
+from appliance.config import settings
+from appliance.config.reader import read_settings
+from appliance.console.collector import JournalCollector
+from appliance.journal.journal import Journal
+from appliance.observability.metrics import Metrics
+from appliance.spool.spool import Spool
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+README = (CONFIGS / "README.md").read_text()
+
+
+def table(title: str) -> set[str]:
+    """The names in the first column of the table below a heading."""
+    section = README.partition(f"{title}\n")[2]
+    rows = section.partition("|---|")[2].partition("\n\n")[0]
+    return set(re.findall(r"^\| `([^`]+)` \|", rows, re.MULTILINE))
+
+
+SECTIONS = {
+    "### Top level": settings.Settings,
+    "### `dicom`": settings.DicomNode,
+    "### `dicom.peers[]`": settings.Peer,
+    "### `dropfolder`": settings.DropFolder,
+    "### `assembly`": settings.Assembly,
+    "### `storage`": settings.Storage,
+    "### `models`": settings.Models,
+    "### `worker`": settings.Worker,
+    "### `destinations[] of kind dicom`": settings.DicomDestination,
+    "### `destinations[] of kind folder`": settings.FolderDestination,
+    "### `destinations[].retry`": settings.Retry,
+    "### `console`": settings.Console,
+    "### `logging`": settings.Logging,
+}
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_settings(title: str) -> None:
+    assert table(title) == set(SECTIONS[title].model_fields)
+
+
+def test_every_section_is_listed() -> None:
+    found: set[type[BaseModel]] = set()
+
+    def walk(annotation: object) -> None:
+        if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and annotation not in found:
+            found.add(annotation)
+            for field in annotation.model_fields.values():
+                walk(field.annotation)
+        for argument in get_args(annotation):
+            walk(argument)
+
+    walk(settings.Settings)
+    assert found == set(SECTIONS.values())
+
+
+def test_metrics(tmp_path: Path) -> None:
+    described = table("## Metrics")
+    counted = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for metric in vars(Metrics()).values()
+        for family in metric.collect()
+    }
+    collector = JournalCollector(Journal(tmp_path / "journal" / "j"), Spool(tmp_path / "spool"), settings.Settings())
+    assert described == counted | {family.name for family in collector.collect()}
+
+
+def test_no_metric_has_a_label_that_could_identify_a_patient() -> None:
+    allowed = {"source", "outcome", "sign", "model", "answer", "stage", "destination", "kind", "version", "backend"}
+    for metric in vars(Metrics()).values():
+        assert set(metric._labelnames) <= allowed
+
+
+def test_errors() -> None:
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, errors.ApplianceError)
+    }
+    assert table("## Errors") == set(classes)
+    for name, error in classes.items():
+        assert f"| `{name}` | {error.exit_code} | {'yes' if error.retryable else 'no'} |" in README
+
+
+def test_the_shipped_configuration_is_the_defaults() -> None:
+    assert read_settings(CONFIGS / "appliance.yaml") == settings.Settings()
+
+
+def test_what_is_commented_out_in_the_shipped_configuration_is_sound(tmp_path: Path) -> None:
+    """Uncommenting every example gives a valid file."""
+    text = (CONFIGS / "appliance.yaml").read_text()
+    text = re.sub(r"^destinations: \[\]$", "destinations:", text, flags=re.MULTILINE)
+    text = re.sub(r"^  peers: \[\]$", "  peers:", text, flags=re.MULTILINE)
+    text = re.sub(r"^( *)# ((- |  )*[a-z_]+:( .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+    text = re.sub(r" # default.*$", "", text, flags=re.MULTILINE)
+    path = tmp_path / "appliance.yaml"
+    path.write_text(text)
+    read = read_settings(path)
+    assert {destination.kind for destination in read.destinations} == {"dicom", "folder"}
+    assert read.dicom.peers and read.models.active and read.state_dir
+    assert yaml.safe_load(text)["models"]["folder"]
