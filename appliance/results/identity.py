@@ -194,6 +194,13 @@ def carry_request(target: Dataset, sources: SourceImages) -> None:
     _carry(target, sources.first, "RequestAttributesSequence")
 
 
+def carry_lossy_compression(target: Dataset, sources: SourceImages) -> None:
+    """Say so when the sources were compressed with loss: what is derived from them says it too (C.7.6.1.1.5)."""
+    if text(sources.first, "LossyImageCompression") == "01":
+        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            _carry(target, sources.first, keyword)
+
+
 def referenced_requests(sources: SourceImages) -> list[Dataset]:
     """Items of the Referenced Request Sequence (0040,A370) of an SR: the orders that the source images name.
 

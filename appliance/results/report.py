@@ -20,7 +20,6 @@ from typing import Any, Final
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
-    Comprehensive3DSR,
     ContainerContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
@@ -53,10 +52,7 @@ from appliance.results.identity import (
     MANUFACTURER,
     MODEL_NAME,
     device_uid,
-    instance_uid,
     referenced_requests,
-    series_uid,
-    stand_in,
     tracking_uid,
     write_header,
 )
@@ -123,27 +119,23 @@ def write_report(
         imaging_measurements=groups,
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(concept(_LANGUAGE)),
     )
-    report = Comprehensive3DSR(
-        evidence=_referenced(result, sources, segmentation),
-        content=content,
-        series_instance_uid=series_uid(sources, context, "sr"),
-        series_number=1,
-        sop_instance_uid=instance_uid(sources, context, "sr"),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-    )
-    # highdicom's image library repeats some 20 items for each image, and its constructor copies the whole tree. For a
-    # long series that takes seconds, so the library and the full evidence go in afterwards.
-    tree = list(report.ContentSequence)
+    # The document around the tree is set here: highdicom's constructor copies the whole tree and searches it for
+    # evidence, and its image library repeats some 20 items for each image. For a long series that takes seconds.
+    report = Dataset()
+    for element in content[0]:
+        report.add(element)
+    *before, measurements = report.ContentSequence
     report.ContentSequence = [
-        *tree[:-1],
+        *before,
         image_library(result.image, sources),
-        tree[-1],
+        measurements,
         _qualitative_evaluations(result),
     ]
+    report.CompletionFlag = "COMPLETE"
+    report.VerificationFlag = "UNVERIFIED"
+    report.PreliminaryFlag = "PRELIMINARY"
+    report.PerformedProcedureCodeSequence = []
+    report.ReferencedPerformedProcedureStepSequence = []
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(sources, segmentation)]
     write_header(report, COMPREHENSIVE_3D_SR_STORAGE, result, sources, context, "sr")
     requests = referenced_requests(sources)
@@ -192,6 +184,8 @@ def _finding_group(
         segment_number=finding.segment + 1,
         source_image=SourceImageForSegmentation(result.image.frame.sop_class_uid, result.image.frame.sop_instance_uid),
     )
+    # A frame is of one segment; PS3.3 table C.18.4-1 forbids to name both, highdicom does.
+    del frame[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
     return PlanarROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=frame)
 
 
@@ -281,13 +275,6 @@ def _procedures(sources: SourceImages, modality: str) -> list[CodedConcept]:
     if procedures:
         return procedures
     return [concept(_PROCEDURES.get(modality, _ANY_PROCEDURE))]
-
-
-def _referenced(result: InferenceResult, sources: SourceImages, segmentation: Dataset | None) -> list[Dataset]:
-    """Stand-ins of what the measurement groups refer to: highdicom refuses a reference that it has not seen."""
-    outlined = segmentation is not None and all(finding.segment is not None for finding in result.findings)
-    images = [stand_in(sources, dataset) for dataset in (sources.datasets[:1] if outlined else sources.datasets)]
-    return images if segmentation is None else [*images, stand_in(sources, segmentation)]
 
 
 def _evidence(sources: SourceImages, segmentation: Dataset | None) -> Dataset:

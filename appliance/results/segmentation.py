@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
-from appliance.domain.image import ImageVolume, SourceFrame
+from appliance.domain.image import ImageVolume, ProjectionImage, SourceFrame
 from appliance.domain.result import InferenceResult, Segment
 from appliance.domain.uids import derived_uid
 from appliance.errors import ResultError
@@ -22,6 +22,7 @@ from appliance.results.context import ResultContext
 from appliance.results.identity import (
     MANUFACTURER,
     MODEL_NAME,
+    carry_lossy_compression,
     carry_request,
     instance_uid,
     series_uid,
@@ -98,6 +99,10 @@ def write_segmentation(result: InferenceResult, sources: SourceImages, context: 
     _use_derived_dimension_uid(segmentation, sources, context)
     write_header(segmentation, SEGMENTATION_STORAGE, result, sources, context, "seg")
     carry_request(segmentation, sources)
+    if isinstance(result.image, ProjectionImage):
+        # General Image (C.7.6.1) wants it, empty when unknown, where no plane says how the image lies.
+        segmentation.PatientOrientation = [plain(axis) for axis in result.image.patient_orientation or ()] or None
+    carry_lossy_compression(segmentation, sources)
     return segmentation
 
 
@@ -105,7 +110,7 @@ def occupied_slices(segments: Sequence[Segment]) -> list[int]:
     """Indices (base 0) of the slices of a volume that any of ``segments`` touches, in order."""
     touched = np.zeros(segments[0].mask.shape[0], dtype=np.bool_)
     for segment in segments:
-        touched |= segment.mask.any(axis=(1, 2))
+        touched |= segment.mask.reshape(touched.size, -1).any(axis=1)
     return [int(index) for index in np.flatnonzero(touched)]
 
 
@@ -120,11 +125,12 @@ def _label_map(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
     """
     if len(masks) == 1:
         return masks[0].view(np.uint8)
-    labels = np.zeros(masks[0].shape, dtype=np.uint8 if len(masks) < 256 else np.uint16)
+    dtype = np.uint8 if len(masks) < 256 else np.uint16
+    labels = np.zeros(masks[0].shape, dtype)
     for number, mask in enumerate(masks, start=1):
-        if labels[mask].any():
-            return np.stack([mask.view(np.uint8) for mask in masks], axis=-1)
-        labels[mask] = number
+        labels = np.maximum(labels, np.multiply(mask, number, dtype=dtype))
+    if np.count_nonzero(labels) < sum(np.count_nonzero(mask) for mask in masks):
+        return np.stack([mask.view(np.uint8) for mask in masks], axis=-1)
     return labels
 
 
@@ -197,11 +203,6 @@ def _pixel_source(sources: SourceImages, shape: tuple[int, ...]) -> Dataset:
     item = stand_in(sources, sources.first)
     item.Modality = text(sources.first, "Modality")
     item.Rows, item.Columns = shape
-    # What was made from lossy pixels says so itself (PS3.3 section C.7.6.1.1.5).
-    if text(sources.first, "LossyImageCompression") == "01":
-        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if keyword in sources.first:
-                item[keyword] = sources.first[keyword]
     return item
 
 

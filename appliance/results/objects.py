@@ -1,0 +1,115 @@
+"""All forms of a result on disk, each read back and checked before anybody is told that it exists."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from appliance.domain.result import InferenceResult
+from appliance.errors import ResultError
+from appliance.results.capture import write_captures
+from appliance.results.check import check_capture, check_report, check_segmentation, parsed
+from appliance.results.context import FORMS, Form, ResultContext
+from appliance.results.report import write_report
+from appliance.results.segmentation import write_segmentation
+from appliance.results.sources import SourceImages
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """One DICOM object as it lies on disk.
+
+    ``bytes`` is the size of the file, ``sha256`` the hash of all of it (lower-case hexadecimal).
+    """
+
+    kind: Form
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    path: Path
+    bytes: int
+    sha256: str
+    transfer_syntax_uid: str
+
+
+def write_results(
+    result: InferenceResult,
+    sources: SourceImages,
+    context: ResultContext,
+    folder: Path,
+    forms: Collection[Form] = FORMS,
+) -> list[ResultObject]:
+    """Write ``result`` in every one of ``forms`` to ``folder``.
+
+    Parameters
+    ----------
+    folder
+        Exists. Files are named after form and number (``sr-1.dcm``), so a repeat overwrites its own; each is
+        flushed to disk, the folder is not: whoever renames it into place does that.
+    forms
+        Without ``seg`` the report refers to the source images. A result without segments gives no segmentation.
+
+    Returns
+    -------
+    list[ResultObject]
+        In the order in which they should leave: report, captures, segmentation.
+
+    Raises
+    ------
+    ResultError
+        An object could not be made or written, or does not read back as what was meant. Nothing is returned then,
+        files that were already written stay in ``folder``.
+    """
+    segmentation = write_segmentation(result, sources, context) if "seg" in forms and result.segments else None
+    written: list[ResultObject] = []
+    if "sr" in forms:
+        report = write_report(result, sources, context, segmentation)
+        item, content = _write(report, "sr", 1, folder)
+        check_report(content, result)
+        written.append(item)
+    if "sc" in forms:
+        for number, capture in enumerate(write_captures(result, sources, context), start=1):
+            item, content = _write(capture, "sc", number, folder)
+            check_capture(content, capture)
+            written.append(item)
+    if segmentation is not None:
+        item, content = _write(segmentation, "seg", 1, folder)
+        check_segmentation(content, result)
+        written.append(item)
+    return written
+
+
+def _write(dataset: Dataset, kind: Form, number: int, folder: Path) -> tuple[ResultObject, Dataset]:
+    """Write one file and flush it to disk; return what it is, and what a reader finds in it."""
+    path = folder / f"{kind}-{number}.dcm"
+    try:
+        buffer = BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        content = buffer.getbuffer()
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        stored = path.read_bytes()
+    except OSError as error:
+        raise ResultError(f"the {kind} object cannot be written", found=error.strerror) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        # pydicom's words may quote the value of an attribute, so only the kind of error is kept.
+        raise ResultError(f"the {kind} object cannot be encoded", found=type(error).__name__) from error
+    item = ResultObject(
+        kind=kind,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        path=path,
+        bytes=len(stored),
+        sha256=hashlib.sha256(stored).hexdigest(),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+    )
+    return item, parsed(stored, item.sop_class_uid, item.sop_instance_uid)
