@@ -84,7 +84,7 @@ def _units(folder: Path, scope: Scope, settings: Settings) -> list[_Unit]:
         except RejectedInput as error:
             _say(f"left out {path.name}: {error}")
             continue
-        key = (scanned.study_instance_uid, scanned.series_instance_uid)
+        key: tuple[str, ...] = (scanned.study_instance_uid, scanned.series_instance_uid)
         if scope is Scope.INSTANCE:
             key += (scanned.sop_instance_uid,)
         unit = units.setdefault(key, _Unit(scanned.attributes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +20,7 @@ from appliance.console.readiness import unready_reasons
 from appliance.console.status import status_of
 from appliance.errors import ConfigurationError
 from appliance.journal.journal import Journal
+from appliance.observability.guarded_thread import GuardedThread
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Console:
             "/status": self._status,
         }
         self._server: ThreadingHTTPServer | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: GuardedThread | None = None
 
     def start(self) -> None:
         """Listen.
@@ -75,7 +75,7 @@ class Console:
                 mend="Correct console.host or console.port",
             ) from error
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._serve, name="console", daemon=True)
+        self._thread = GuardedThread("console", self._server.serve_forever, self._on_fatal)
         self._thread.start()
         _log.info("listening on http://%s:%d", host, port)
 
@@ -86,14 +86,6 @@ class Console:
             self._server.server_close()
             self._thread.join(5)
         self._journal.close()
-
-    def _serve(self) -> None:
-        assert self._server is not None
-        try:
-            self._server.serve_forever(poll_interval=0.2)
-        except Exception:  # noqa: BLE001 - top of a thread: the role must not go on without it
-            _log.exception("the console failed, the role ends")
-            self._on_fatal()
 
     def _metrics(self, accept: str) -> Page:
         encoder, content_type = choose_encoder(accept)

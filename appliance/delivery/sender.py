@@ -19,6 +19,7 @@ from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreacha
 from appliance.journal.hints import HintSocket, send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import ClaimedDelivery
+from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
 
@@ -54,7 +55,7 @@ class Sender:
     run_dir
         The folder of the wake-up sockets; this sender listens as ``sender-<name>``.
     on_fatal
-        Called with the error when the sender cannot go on and the role has to end.
+        Called when the sender cannot go on and the role has to end.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Sender:
         spool: Spool,
         metrics: Metrics,
         run_dir: Path,
-        on_fatal: Callable[[BaseException], None],
+        on_fatal: Callable[[], None],
     ) -> None:
         self._name = destination.name
         self._retry = destination.retry
@@ -75,10 +76,9 @@ class Sender:
         self._spool = spool
         self._metrics = metrics
         self._run_dir = run_dir
-        self._on_fatal = on_fatal
         self._stopping = threading.Event()
         self._ear: HintSocket | None = None
-        self._thread = threading.Thread(target=self._guarded, name=f"sender-{self._name}", daemon=True)
+        self._thread = GuardedThread(f"sender-{self._name}", self._run, on_fatal)
         self._failures = 0
         self._rest_until = 0.0  # by time.monotonic
         self._last_used: float | None = None  # by time.monotonic, of what the destination keeps open
@@ -103,13 +103,14 @@ class Sender:
             self._thread.join(_GRACE_S)
         self._ear.close()
 
-    def _guarded(self) -> None:
+    def _run(self) -> None:
         try:
             while not self._stopping.is_set():
                 self._round()
-        except Exception as error:  # noqa: BLE001 - top of a thread: the role must not go on without it
+        except Exception:
+            # A connection that stop() cut fails in the middle of whatever it was at.
             if not self._stopping.is_set():
-                self._on_fatal(error)
+                raise
         finally:
             self._destination.close()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from appliance.domain.states import Scope
 from appliance.intake.assessor import Assessor
-from appliance.intake.guarded_thread import GuardedThread
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import DueSeries
+from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)

@@ -34,13 +34,13 @@ from appliance.config.settings import DropFolder as DropFolderSettings
 from appliance.errors import RejectedInput, SpoolFull
 from appliance.intake.archive import Archive, is_archive
 from appliance.intake.assembler import Assembler
-from appliance.intake.guarded_thread import GuardedThread
 from appliance.intake.part10 import scan
 from appliance.intake.quiet_files import QuietFiles, Signature
 from appliance.intake.shares import SeriesShares
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.store import Acceptance, InstanceStore
 from appliance.intake.sub_folders import SubFolders
+from appliance.observability.guarded_thread import GuardedThread
 
 _log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from appliance.errors import ConfigurationError, RejectedInput, SpoolFull
 from appliance.intake.assembler import Assembler
 from appliance.intake.association import SOURCE, OpenAssociation
 from appliance.intake.contexts import SupportedContexts
-from appliance.intake.guarded_thread import GuardedThread
 from appliance.intake.incoming_file import IncomingFile
 from appliance.intake.store import Claim, InstanceStore
+from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from appliance.journal.records import ResultRow
 from appliance.pipeline.summary import summary_of
 from appliance.results.context import PriorReport, ResultContext
 from appliance.results.objects import write_results
+from appliance.results.sources import SourceImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def encode(
         scope=scope,
         predecessors=() if predecessor is None else (PriorReport(*predecessor),),
     )
-    objects = write_results(result, datasets, context, folder)
+    objects = write_results(result, SourceImages(datasets), context, folder)
     rows = [
         ResultRow(
             kind=found.kind,

@@ -25,6 +25,7 @@ from appliance.journal.hints import HintSocket, send_hint
 from appliance.journal.jobs import LeaseLost
 from appliance.journal.journal import Journal
 from appliance.journal.records import ClaimedJob
+from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.encoding import encode
 from appliance.pipeline.model import Model
@@ -92,7 +93,7 @@ class InferenceLine:
         self._to_encode: queue.Queue[_Work | None] = queue.Queue(maxsize=1)
         self._hints = HintSocket(run_dir, owner)
         self._threads = [
-            threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
+            GuardedThread(name, run, self._failed)
             for name, run in (
                 ("load", self._load_jobs),
                 ("infer", self._infer_jobs),
@@ -117,13 +118,10 @@ class InferenceLine:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._hints.close()
 
-    def _guard(self, run: Callable[[], None]) -> None:
-        try:
-            run()
-        except BaseException:  # noqa: BLE001 - the top of a thread: the role must hear of everything
-            _log.exception("a thread of the worker failed, the role ends")
-            self._stop.set()
-            self._on_fatal()
+    def _failed(self) -> None:
+        """A thread of the line has ended by itself: the others claim nothing more, and the role ends."""
+        self._stop.set()
+        self._on_fatal()
 
     # Each loop passes ``None`` on at its end, so that the next one ends after the work before it.
 

@@ -160,8 +160,8 @@ def show_received(pacs: Pacs, work: Path) -> None:
         print(f"    {data.SOPClassUID.name:45} {path.stat().st_size / 1024:8.0f} KiB  {path}")
         if data.Modality == "SR":
             for line in read_report(data):
-                name = " · ".join(part for part in (line.finding, line.laterality, line.concept) if part)
-                print(f"        {name}: {line.value:g} {line.unit}")
+                name = " · ".join(code.meaning for code in (line.finding, line.laterality, line.concept) if code)
+                print(f"        {name}: {line.value:g} {line.unit.value}")
         elif "PixelData" in data and data.get("SamplesPerPixel") == 3:
             from PIL import Image
 

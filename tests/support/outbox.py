@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ class Outbox:
         self.spool = Spool(root / "spool")
         self.metrics = Metrics()
         self.run_dir = root / "run"
-        self.errors: list[BaseException] = []
+        self.failed = threading.Event()
         self._senders: list[Sender] = []
 
     def put(
@@ -112,7 +113,7 @@ class Outbox:
             spool=self.spool,
             metrics=self.metrics,
             run_dir=self.run_dir,
-            on_fatal=self.errors.append,
+            on_fatal=self.failed.set,
         )
         sender.start()
         self._senders.append(sender)
@@ -123,7 +124,7 @@ class Outbox:
         for sender in self._senders:
             sender.stop()
         self.journal.close()
-        assert self.errors == []
+        assert not self.failed.is_set()
 
     def rows(self, destination: str = "pacs") -> list[dict[str, Any]]:
         """The deliveries to a destination, in the order in which they were made, with their result's columns."""
