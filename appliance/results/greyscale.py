@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 # A window of the source is taken when the picture is neither black nor white nor flat in it.
 _LEAST_INSIDE: Final = 0.02
 _LEAST_CONTRAST: Final = 0.15
-_SAMPLES: Final = 100_000
+_SAMPLES: Final = 40_000
 
 
 def grey_levels(pixels: NDArray[np.float32], window: tuple[float, float] | None) -> NDArray[np.uint8]:

@@ -41,7 +41,6 @@ _CARRIED: Final = (
     "PatientBirthDate",
     "PatientBirthTime",
     "PatientSex",
-    "OtherPatientIDs",
     "OtherPatientIDsSequence",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
@@ -161,6 +160,11 @@ def write_header(
         setattr(target, keyword, None)
     for keyword in _CARRIED:
         _carry(target, sources.first, keyword)
+    if text(target, "PatientIdentityRemoved") == "YES" and not (
+        "DeidentificationMethod" in target or "DeidentificationMethodCodeSequence" in target
+    ):
+        # The Patient Module wants a method then; anonymizers that leave it out, or empty, are common.
+        target.DeidentificationMethod = "Not stated in the source images"
 
     target.SeriesInstanceUID = series_uid(sources, context, form)
     target.SeriesNumber = _series_number(sources, form)
@@ -243,13 +247,19 @@ def referenced_requests(sources: SourceImages) -> list[Dataset]:
 
 
 def _carry(target: Dataset, source: Dataset, keyword: str) -> None:
-    """Copy one element as it is: as its bytes when it has not been parsed yet, so that odd values stay exact."""
+    """Copy one element as it is: as its bytes when it has not been parsed yet, so that odd values stay exact.
+
+    An empty one adds nothing: what must be there empty (type 2) is there before.
+    """
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in source:
         return
     raw, vr = unparsed(source, tag), dictionary_VR(tag)
     if raw is None or raw.value is None or vr == "SQ":
-        target[tag] = deepcopy(source[tag])
+        if not source[tag].is_empty:
+            target[tag] = deepcopy(source[tag])
+        return
+    if not raw.value:
         return
     # Implicit VR sources have no VR, and some devices write UN for elements of the dictionary. A value of odd length
     # would make the whole file unreadable, so that much is mended.

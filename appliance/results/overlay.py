@@ -6,6 +6,7 @@ above and below it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +21,7 @@ from appliance.results.context import ResultContext
 from appliance.results.greyscale import grey_levels
 from appliance.results.orientation import EdgeLetters, edge_letters
 from appliance.results.outline import draw_outline
-from appliance.results.sources import SourceImages, text
+from appliance.results.sources import SourceImages
 from appliance.results.text import AI_STATEMENT
 from appliance.results.typeset import Color, draw_text, font, text_width, wrapped
 
@@ -85,12 +86,11 @@ def best_view(result: InferenceResult, sources: SourceImages) -> View:
     """The radiograph, or the slice on which the masks are largest (without any: the middle one)."""
     image = result.image
     if not isinstance(image, ImageVolume):
-        # Imaging has turned MONOCHROME1 over, so a window of the stored values does not fit the pixels any more.
-        inverted = text(sources.first, "PhotometricInterpretation") == "MONOCHROME1"
         return View(
             pixels=image.pixels,
             masks=tuple(segment.mask for segment in result.segments),
-            window=None if inverted else sources.window(image.frame),
+            # Imaging may have turned MONOCHROME1 over and applied the VOI LUT: no window of the source fits any more.
+            window=None,
             aspect=sources.pixel_aspect(),
             column_spacing_mm=image.pixel_spacing_mm[1] if image.pixel_spacing_mm is not None else None,
             letters=edge_letters(image),
@@ -157,13 +157,20 @@ def _picture(view: View, colors: Sequence[Color]) -> tuple[Image.Image, float | 
     pixels, aspect = view.pixels, view.aspect
     longest = max(rows * aspect, columns)
     wanted = min(max(longest, _SHORTEST_LONGEST), _LONGEST)
-    # A large radiograph is first averaged over whole blocks: as smooth as any filter, and much quicker.
-    block = max(1, int(longest / wanted))
+    # A large radiograph is first averaged over whole blocks: as smooth as any filter, and much quicker. When that
+    # gives a good size it stays, else the rest is interpolated.
+    block = math.ceil(longest / wanted)
+    if block > 1 and longest / block < _SHORTEST_LONGEST:
+        block -= 1
+    else:
+        wanted = longest / block if block > 1 else wanted
     if block > 1:
         pixels = np.asarray(Image.fromarray(pixels).reduce(block))
     scale = wanted / longest
     size = max(1, round(columns * scale)), max(1, round(rows * aspect * scale))
-    grey = Image.fromarray(grey_levels(pixels, view.window)).resize(size, Image.Resampling.BICUBIC)
+    grey = Image.fromarray(grey_levels(pixels, view.window))
+    if abs(grey.width - size[0]) > 1 or abs(grey.height - size[1]) > 1:
+        grey = grey.resize(size, Image.Resampling.BICUBIC)
     picture = grey.convert("RGB")
     for mask, color in zip(view.masks, colors, strict=True):
         draw_outline(picture, mask, color)

@@ -57,18 +57,20 @@ def read_report(dataset: Dataset) -> list[ReportedMeasurement]:
     measurements = []
     for container in _children(dataset, _IMAGING_MEASUREMENTS):
         for group in _children(container, _MEASUREMENT_GROUP):
-            site = next(_children(group, _FINDING_SITE), None)
+            named = _by_name(group)
+            site = named.get(_FINDING_SITE)
+            laterality = _by_name(site).get(_LATERALITY) if site is not None else None
             for item in group.get("ContentSequence") or []:
                 if item.get("ValueType") != "NUM" or not item.get("MeasuredValueSequence"):
                     continue
                 measured = item.MeasuredValueSequence[0]
                 measurements.append(
                     ReportedMeasurement(
-                        tracking_id=_text(group, _TRACKING_IDENTIFIER, "TextValue"),
-                        tracking_uid=_text(group, _TRACKING_UID, "UID"),
-                        finding=_coded(next(_children(group, _FINDING), None)),
+                        tracking_id=_text(named.get(_TRACKING_IDENTIFIER), "TextValue"),
+                        tracking_uid=_text(named.get(_TRACKING_UID), "UID"),
+                        finding=_coded(named.get(_FINDING)),
                         site=_coded(site),
-                        laterality=_coded(next(_children(site, _LATERALITY), None)) if site is not None else None,
+                        laterality=_coded(laterality),
                         concept=_code(item.ConceptNameCodeSequence[0]),
                         numeric_value=str(measured.NumericValue),
                         unit=_code(measured.MeasurementUnitsCodeSequence[0]),
@@ -140,8 +142,13 @@ def _children(item: Dataset, name: tuple[str, str]) -> Iterator[Dataset]:
             yield child
 
 
-def _text(group: Dataset, name: tuple[str, str], keyword: str) -> str:
-    return next((str(child.get(keyword, "")) for child in _children(group, name)), "")
+def _by_name(item: Dataset) -> dict[tuple[str, str] | None, Dataset]:
+    """The children of ``item``; of several with one name the first."""
+    return {_name(child): child for child in reversed(item.get("ContentSequence") or [])}
+
+
+def _text(item: Dataset | None, keyword: str) -> str:
+    return "" if item is None else str(item.get(keyword, ""))
 
 
 def _code(item: Dataset) -> Code:

@@ -40,8 +40,8 @@ class SourceImages:
     Parameters
     ----------
     datasets
-        Data sets without pixels: one for each slice of a classic series, or a single one for a radiograph or an
-        enhanced multi-frame image. They are read, never changed, and stay the caller's.
+        Data sets without pixels: one for each slice of a classic series, one for a radiograph, one for each
+        enhanced multi-frame image (mostly there is one). They are read, never changed, and stay the caller's.
 
     Raises
     ------
@@ -77,11 +77,6 @@ class SourceImages:
         return text(self.first, "SOPInstanceUID")
 
     @cached_property
-    def is_multi_frame(self) -> bool:
-        """Whether the one source is an enhanced multi-frame image."""
-        return len(self.datasets) == 1 and "PerFrameFunctionalGroupsSequence" in self.first
-
-    @cached_property
     def instances(self) -> tuple[tuple[str, str], ...]:
         """SOP Class UID and SOP Instance UID of each data set, in order."""
         return tuple((text(dataset, "SOPClassUID"), text(dataset, "SOPInstanceUID")) for dataset in self.datasets)
@@ -103,11 +98,7 @@ class SourceImages:
             They are not: a mask written against them would lie on other slices.
         """
         frames = image.frames if isinstance(image, ImageVolume) else (image.frame,)
-        if self.is_multi_frame:
-            matches = all(frame.sop_instance_uid == self.sop_instance_uid for frame in frames)
-        else:
-            matches = [frame.sop_instance_uid for frame in frames] == list(self._by_uid)
-        if not matches:
+        if list(dict.fromkeys(frame.sop_instance_uid for frame in frames)) != list(self._by_uid):
             raise ResultError(
                 "the source data sets are not the frames of the image, in its order",
                 found=f"{len(self.datasets)} data set(s)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -13,6 +14,7 @@ Color = tuple[int, int, int]
 
 # The font knows little beyond Latin; squares and cubes of units are set as raised digits.
 _RAISED: Final = {"²": "2", "³": "3"}
+_RAISED_DIGIT: Final = re.compile("([²³])")
 
 
 @lru_cache(maxsize=32)
@@ -57,14 +59,12 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
     return lines
 
 
+@lru_cache(maxsize=256)
 def _runs(text: str) -> list[tuple[str, bool]]:
     """``text`` in pieces, each with whether it is raised."""
-    runs: list[tuple[str, bool]] = []
-    for character in text:
-        raised = character in _RAISED
-        piece = _RAISED[character] if raised else character if character == "·" else plain(character)
-        if runs and runs[-1][1] == raised:
-            runs[-1] = (runs[-1][0] + piece, raised)
-        else:
-            runs.append((piece, raised))
-    return runs
+    pieces = _RAISED_DIGIT.split(text)
+    return [
+        (_RAISED[piece], True) if piece in _RAISED else ("·".join(plain(part) for part in piece.split("·")), False)
+        for piece in pieces
+        if piece
+    ]
