@@ -123,6 +123,7 @@ class Daemon:
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         for process in family:
             process.kill()
+        self._process.wait(10)
         psutil.wait_procs(family, timeout=10)
 
     def kill_supervisor(self) -> None:

@@ -85,7 +85,9 @@ def test_infer_writes_the_results_and_prints_them(tmp_path: Path, shared_data_di
     assert set(files) == {"sr", "sc", "seg"}
     printed = [measurement["value"] for finding in result["findings"] for measurement in finding["measurements"]]
     printed += [measurement["value"] for measurement in result["overall"]]
-    assert [line.value for line in read_report(dcmread(files["sr"]))] == pytest.approx(printed, rel=1e-3)
+    assert [line.value for line in read_report(dcmread(files["sr"]))] == pytest.approx(
+        printed, abs=0.005
+    )  # as many decimals as are honest
 
 
 def test_infer_on_what_the_model_does_not_want(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_head_over_dicom_to_dcmtk_and_folder(daemons: list[Daemon], tmp_path: Pa
             assert data.AccessionNumber == source.AccessionNumber
         (report,) = (data for data in received if data.Modality == "SR")
         (line,) = read_report(report)
-        assert (line.concept, line.unit) == ("Volume", "ml")
+        assert (line.concept.meaning, line.unit.value) == ("Volume", "ml")
         journal = daemon.journal()
         job = journal.overview.jobs(1)[0]
         stages = journal.overview.stages(job.job_id)
