@@ -10,6 +10,7 @@ from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -184,6 +185,11 @@ def write_header(
     target.DeviceSerialNumber = plain(context.device_serial, 64)
     target.SoftwareVersions = [__version__, plain(context.model_key, 64)]
     target.ContributingEquipmentSequence = [_algorithm_equipment(result)]
+
+    # Tells pydicom that the carried bytes are in the encoding of this object, so that it does not decode and encode
+    # them: it would replace what is not of the character set that the sources name.
+    names = target.get("SpecificCharacterSet")
+    target.set_original_encoding(False, True, convert_encodings(names) if names else default_encoding)
 
     target.file_meta = FileMetaDataset()
     target.file_meta.MediaStorageSOPClassUID = UID(sop_class_uid)

@@ -100,8 +100,8 @@ def _write(dataset: Dataset, kind: Form, number: int, folder: Path) -> tuple[Res
     except OSError as error:
         raise ResultError(f"the {kind} object cannot be written", found=error.strerror) from error
     except (ValueError, TypeError, AttributeError) as error:
-        # pydicom's words may quote the value of an attribute, so only the kind of error is kept.
-        raise ResultError(f"the {kind} object cannot be encoded", found=type(error).__name__) from error
+        # pydicom's words may quote the value of an attribute, so only the kind of error is kept, no cause.
+        raise ResultError(f"the {kind} object cannot be encoded", found=type(error).__name__) from None
     item = ResultObject(
         kind=kind,
         sop_class_uid=str(dataset.SOPClassUID),

@@ -92,11 +92,12 @@ def write_segmentation(result: InferenceResult, sources: SourceImages, context: 
         # highdicom refuses with these; its words may quote attributes of the source, so only the kind is kept.
         raise ResultError(
             "the segmentation cannot be written for these source images", found=type(error).__name__
-        ) from error
+        ) from None
 
     if isinstance(result.image, ImageVolume):
         _refer_to_sources(segmentation, sources, [result.image.frames[index] for index in slices])
     _use_derived_dimension_uid(segmentation, sources, context)
+    segmentation["PixelData"].VR = "OB"
     write_header(segmentation, SEGMENTATION_STORAGE, result, sources, context, "seg")
     carry_request(segmentation, sources)
     if isinstance(result.image, ProjectionImage):
