@@ -78,9 +78,8 @@ def main() -> int:
             say("Sending the images over DICOM")
             started = time.monotonic()
             sender = send(files, port=ports["dicom"], called=CALLED)
-            print(
-                f"    {len(files)} images by {sender} in {time.monotonic() - started:.1f} s, each acknowledged when safe on disk"
-            )
+            seconds = time.monotonic() - started
+            print(f"    {len(files)} images by {sender} in {seconds:.1f} s, each acknowledged when safe on disk")
             say("Waiting for the results at the PACS")
             journal = Journal(StateLayout(state).journal)
             code = wait_for_results(journal)
