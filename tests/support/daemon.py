@@ -59,6 +59,7 @@ class Daemon:
         }
         for section, values in (settings or {}).items():
             content[section] = content.get(section, {}) | dict(values) if isinstance(values, Mapping) else values
+        self.dicom_port = content["dicom"]["port"]
         self.config.parent.mkdir(parents=True, exist_ok=True)
         self.config.write_text(json.dumps(content))
         self.layout.root.mkdir(parents=True, exist_ok=True)

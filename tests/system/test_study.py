@@ -15,6 +15,7 @@ from pydicom import dcmread
 from appliance.results.readback import read_report
 from tests.support.daemon import Daemon
 from tests.support.peers import DcmtkStoreScp, Orthanc
+from tests.support.ports import free_port
 from tests.support.scanner import storescu
 from tests.support.studies import chest_study, head_study
 from tests.support.waiting import wait_for
@@ -164,3 +165,29 @@ def test_pacs_down_then_up(daemons: list[Daemon], tmp_path: Path, weights: Path)
     with DcmtkStoreScp(tmp_path / "second", port=port) as pacs:
         daemon.wait_until_idle(jobs=1)
         assert len(pacs.files()) == 3
+
+
+@pytest.mark.shared_data
+def test_orthanc_as_scanner_and_pacs(
+    daemons: list[Daemon], tmp_path: Path, weights: Path, shared_data_dir: Path
+) -> None:
+    """A PACS that routes a study to the box finds the results in that same study."""
+    port = free_port()
+    with Orthanc(tmp_path / "orthanc", modalities={"box": ("APPLIANCE", port)}) as pacs:
+        daemon = Daemon(
+            tmp_path,
+            destinations=[
+                {"kind": "dicom", "name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": pacs.port}
+            ],
+            settings={"dicom": {"port": port, "peers": [{"ae_title": "ORTHANC", "host": "127.0.0.1"}]}},
+            weights=weights,
+        )
+        daemons.append(daemon)
+        daemon.start()
+        assert not storescu(daemon.dicom_port, chest_study(shared_data_dir, tmp_path / "stranger", "stranger"))
+        sources = pacs.upload(chest_study(shared_data_dir, tmp_path / "study", "routed"))
+        pacs.store_to("box", sources)
+        daemon.wait_until_idle(jobs=1)
+        tags = [pacs.tags(identifier) for identifier in pacs.instances()]
+        assert sorted(tag["Modality"] for tag in tags) == ["CR", "OT", "SEG", "SR"]
+        assert len({tag["StudyInstanceUID"] for tag in tags}) == 1
