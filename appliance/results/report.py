@@ -108,11 +108,12 @@ def write_report(
         A measurement is not a finite number, or the sources are not those of the image.
     """
     sources.check_against(result.image)
+    algorithm = _algorithm(result)
     groups: list[_Group] = [
-        _finding_group(finding, result, sources, context, segmentation) for finding in result.findings
+        _finding_group(finding, algorithm, result, sources, context, segmentation) for finding in result.findings
     ]
     if result.overall or not groups:
-        groups.append(_overall_group(result, sources, context))
+        groups.append(_overall_group(algorithm, result, sources, context))
     content = MeasurementReport(
         observation_context=_observation_context(context),
         procedure_reported=_procedures(sources, result.image.modality),
@@ -148,6 +149,7 @@ def write_report(
 
 def _finding_group(
     finding: Finding,
+    algorithm: AlgorithmIdentification,
     result: InferenceResult,
     sources: SourceImages,
     context: ResultContext,
@@ -164,7 +166,7 @@ def _finding_group(
         ),
         "finding_type": concept(finding.finding),
         "finding_sites": sites,
-        "algorithm_id": _algorithm(result),
+        "algorithm_id": algorithm,
         "measurements": [_number(measurement) for measurement in finding.measurements],
     }
     if finding.segment is None or segmentation is None:
@@ -190,13 +192,13 @@ def _finding_group(
 
 
 def _overall_group(
-    result: InferenceResult, sources: SourceImages, context: ResultContext
+    algorithm: AlgorithmIdentification, result: InferenceResult, sources: SourceImages, context: ResultContext
 ) -> MeasurementsAndQualitativeEvaluations:
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(sources, context, OVERALL_TRACKING_ID), identifier=OVERALL_TRACKING_ID
         ),
-        algorithm_id=_algorithm(result),
+        algorithm_id=algorithm,
         measurements=[_number(measurement) for measurement in result.overall],
     )
 

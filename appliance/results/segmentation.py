@@ -208,9 +208,15 @@ def _pixel_source(sources: SourceImages, shape: tuple[int, ...]) -> Dataset:
 
 
 def _refer_to_sources(segmentation: Dataset, sources: SourceImages, frames: Sequence[SourceFrame]) -> None:
-    """Name the true sources of the frames; highdicom counted those of the stand-in."""
-    for groups in segmentation.PerFrameFunctionalGroupsSequence:
-        item = groups.DerivationImageSequence[0].SourceImageSequence[0]
+    """Name the true sources of the frames; highdicom counted those of the stand-in.
+
+    Frames of several segments on one slice share one item, which must be changed once.
+    """
+    items = [
+        groups.DerivationImageSequence[0].SourceImageSequence[0]
+        for groups in segmentation.PerFrameFunctionalGroupsSequence
+    ]
+    for item in {id(item): item for item in items}.values():
         frame = frames[int(item.ReferencedFrameNumber) - 1]
         item.update(reference(frame.sop_class_uid, frame.sop_instance_uid))
         if frame.frame_number is None:
