@@ -18,6 +18,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from appliance.config.layout import StateLayout
+from appliance.domain.states import Stage
 from appliance.journal.journal import Journal
 from appliance.results.readback import read_report
 from demonstration.images import write_head_series
@@ -27,7 +28,17 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 CALLED = "APPLIANCE"
 TIME_LIMIT_S = 600.0
-DONE_JOBS = {"succeeded", "unsuitable", "failed", "superseded"}
+STAGES = {
+    Stage.RECEIVE: "receive: first to last image",
+    Stage.SETTLE: "settle: until the series was taken to be complete",
+    Stage.QUEUE: "queue: until a worker took it",
+    Stage.LOAD: "load: decode, order, check, prepare",
+    Stage.INFER: "infer: in the networks",
+    Stage.READ_OUT: "read out: masks and measurements",
+    Stage.WRITE: "write: SR, capture, SEG, read back and checked",
+    Stage.DELIVER: "deliver: until the PACS acknowledged the SR",
+    Stage.TOTAL: "in all: last image in until the SR was at the PACS",
+}
 
 
 def main() -> int:
@@ -69,10 +80,10 @@ def main() -> int:
             )
         )
         say(f"Starting the appliance, and a PACS ({pacs.kind})")
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "appliance", "run", "-c", str(config), "--state-dir", str(state)],
-            stderr=subprocess.PIPE,
-        )
+        with (work / "appliance.log").open("w") as log:
+            daemon = subprocess.Popen(
+                [sys.executable, "-m", "appliance", "run", "-c", str(config), "--state-dir", str(state)], stderr=log
+            )
         try:
             wait_until_ready(ports["console"], ports["dicom"])
             say("Sending the images over DICOM")
@@ -174,8 +185,14 @@ def show_jobs(journal: Journal) -> None:
     for job in reversed(journal.overview.jobs(20)):
         if job.state == "succeeded":
             say(f"Time of each stage, {job.model} {job.model_version}")
-            for stage, seconds in journal.overview.stages(job.job_id).items():
-                print(f"    {stage:10} {seconds * 1000:9.1f} ms")
+            stages = journal.overview.stages(job.job_id)
+            delivered = journal.overview.delivered(job.job_id)
+            if job.finished_at is not None and ("pacs", "sr") in delivered:
+                stages[Stage.DELIVER] = delivered["pacs", "sr"] - job.finished_at
+                stages[Stage.TOTAL] = delivered["pacs", "sr"] - job.last_received_at
+            for stage in Stage:
+                if stage in stages:
+                    print(f"    {STAGES[stage]:48} {stages[stage] * 1000:9.1f} ms")
         else:
             say(f"{job.model}: {job.state}")
             print(f"    {job.message}")
