@@ -103,9 +103,8 @@ def _descriptors(image: Image) -> list[ContentItem]:
 
 def _number(name: Code, value: float, unit: Code) -> NumContentItem:
     """Spacings to the nanometre: a grid is fitted in binary, its last digits say nothing."""
-    return NumContentItem(
-        name=concept(name),
-        value=round(value, 6) if isinstance(value, float) else int(value),
-        unit=concept(unit),
-        relationship_type=_CONTEXT,
-    )
+    rounded = round(value, 6)
+    item = NumContentItem(concept(name), rounded, concept(unit), relationship_type=_CONTEXT)
+    # highdicom writes 256.0 rows.
+    item.MeasuredValueSequence[0].NumericValue = f"{rounded:g}" if isinstance(value, int) else str(rounded)
+    return item

@@ -65,6 +65,7 @@ from appliance.results.text import AI_STATEMENT, plain
 COMPREHENSIVE_3D_SR_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.88.34"
 OVERALL_TRACKING_ID: Final = "overall"
 
+_DECIMAL_STRING_LENGTH: Final = 16
 _LANGUAGE: Final = Code("en", "RFC5646", "English")
 _DEVICE: Final = Code("121007", "DCM", "Device")
 _COMMENT: Final = Code("121106", "DCM", "Comment")
@@ -229,12 +230,17 @@ def _number(measurement: Measurement) -> NumberItem:
             found=str(measurement.value),
             mend="Check the model's output with its golden cases",
         )
-    return NumberItem(
+    item = NumberItem(
         name=concept(measurement.concept),
         value=round(float(measurement.value), measurement.digits),
         unit=concept(measurement.unit),
         derivation=concept(measurement.derivation) if measurement.derivation is not None else None,
     )
+    # highdicom writes 1.0 for a ratio of 1.00 and for a count of 1.
+    written = f"{measurement.value:.{measurement.digits}f}"
+    if len(written) <= _DECIMAL_STRING_LENGTH:
+        item[0].MeasuredValueSequence[0].NumericValue = written
+    return item
 
 
 def _algorithm(result: InferenceResult) -> AlgorithmIdentification:

@@ -43,7 +43,7 @@ def test_measurements_read_back(dx: Example, tmp_path: Path) -> None:
     assert (right.tracking_id, right.finding, right.site, right.laterality) == ("right lung", LUNG, LUNG, RIGHT)
     assert left.laterality == LEFT
     assert right.value == dx.result.findings[0].measurements[0].value
-    assert (ratio.tracking_id, ratio.finding, ratio.numeric_value) == ("overall", None, "1.0")
+    assert (ratio.tracking_id, ratio.finding, ratio.numeric_value) == ("overall", None, "1.00")
     assert len({right.tracking_uid, left.tracking_uid, ratio.tracking_uid}) == 3
 
 
