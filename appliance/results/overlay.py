@@ -213,7 +213,7 @@ def _shown(measurement: Measurement) -> str:
 
 def _notes(result: InferenceResult, width: int) -> list[str]:
     sentences = list(result.notes)
-    if not isinstance(result.image, ImageVolume):
+    if not isinstance(result.image, ImageVolume) and result.image.spacing_note not in sentences:
         sentences.insert(0, result.image.spacing_note)
     lines = [line for sentence in sentences for line in wrapped(sentence, 15, width)]
     return lines if len(lines) <= _MOST_NOTE_ROWS else [*lines[: _MOST_NOTE_ROWS - 1], "More in the report."]
@@ -226,7 +226,10 @@ def _draw_header(
     draw_text(draw, (right, 30), place, 16, _GREY)
     draw_text(draw, (_MARGIN, 30), result.title, 27, _WHITE, limit=right - 2 * _MARGIN)
     algorithm = result.algorithm
-    caption = f"{algorithm.name} {algorithm.version} · {context.model_key} · {context.created_at:%Y-%m-%d %H:%M}"
+    parts = [f"{algorithm.name} {algorithm.version}", context.model_key, f"{context.created_at:%Y-%m-%d %H:%M}"]
+    if context.model_key == f"{algorithm.name}/{algorithm.version}":
+        del parts[1]
+    caption = " · ".join(parts)
     draw_text(draw, (_MARGIN, 62), caption, 16, _GREY, limit=width - 2 * _MARGIN)
 
 
