@@ -139,7 +139,7 @@ def _show(result: dict[str, object]) -> None:
 def _show_measurement(of: str, measurement: dict[str, object]) -> None:
     concept = measurement["concept"]
     assert isinstance(concept, dict)
-    print(f"    {of}: {concept['meaning']} {measurement['value']:.5g} {measurement['unit']}")
+    print(f"    {of}: {concept['meaning']} {measurement['shown']}")
 
 
 def _say(text: str) -> None:

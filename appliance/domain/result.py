@@ -37,8 +37,9 @@ class Measurement:
 
     def shown(self) -> str:
         """The value as people read it, for example ``1469.2 ml``."""
-        unit = "" if self.unit.value == "1" else f" {self.unit.value}"
-        return f"{self.value:.{self.digits}f}{unit}"
+        # UCUM annotates what is counted in braces: "{pixels}" reads "pixels", and a ratio has no unit to show.
+        unit = self.unit.value.strip("{}") if self.unit.value not in ("1", "{ratio}") else ""
+        return f"{self.value:.{self.digits}f} {unit}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -109,7 +109,7 @@ class Metrics:
         )
         self.model_ready = Gauge(
             "appliance_model_ready",
-            "1 when the model is loaded and warm in a worker, by model, version and backend",
+            "1 when the model is loaded and warm in a worker, 0 when it cannot run, by model, version and backend",
             ["model", "version", "backend"],
             registry=registry,
             multiprocess_mode="max",

@@ -29,6 +29,7 @@ from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.encoding import encode
 from appliance.pipeline.model import Model
+from appliance.results.warm import warm_up
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class InferenceLine:
         self._destinations: dict[str, Sequence[str]] = {d.name: d.results for d in settings.destinations}
         self._stop = threading.Event()
         self._warm = threading.Event()
+        self._unusable: dict[str, str] = {}
         self._to_infer: queue.Queue[_Work | None] = queue.Queue(maxsize=1)
         self._to_encode: queue.Queue[_Work | None] = queue.Queue(maxsize=1)
         self._hints = HintSocket(run_dir, owner)
@@ -135,9 +137,11 @@ class InferenceLine:
             if job is None:
                 self._wait_for_work()
                 continue
-            model = self._models.get(f"{job.model}/{job.model_version}")
-            if model is None:
-                self._fail(job, "model-gone", "the model is not active here any more; activate it, or requeue the job")
+            key = f"{job.model}/{job.model_version}"
+            model = self._models.get(key)
+            if model is None or key in self._unusable:
+                reason = self._unusable.get(key, "it is not active here; activate it (models.active)")
+                self._fail(job, "model-unusable", f"{key} cannot run: {reason}. Then: appliance requeue")
                 continue
             work = _Work(job, model, _waits(job))
             if self._attempt(work, self._load):
@@ -150,11 +154,9 @@ class InferenceLine:
         for key, model in self._models.items():
             if self._stop.is_set():
                 break
-            started = time.monotonic()
-            backend = model.open()
-            self._metrics.model_ready.labels(model.manifest.name, model.manifest.version, backend).set(1)
-            _log.info("%s is warm on %s after %.1f s", key, backend, time.monotonic() - started)
+            self._open(key, model)
         if not self._stop.is_set():
+            warm_up()
             self._warm.set()
             self._on_ready()
         while (work := self._to_infer.get()) is not None:
@@ -165,6 +167,20 @@ class InferenceLine:
         self._to_encode.put(None)
         for model in self._models.values():
             model.close()
+
+    def _open(self, key: str, model: Model) -> None:
+        """Open one model; one that cannot run does not keep the others from running."""
+        ready = self._metrics.model_ready.labels
+        started = time.monotonic()
+        try:
+            backend = model.open()
+        except ApplianceError as error:
+            _log.error("%s cannot run: %s", key, error)
+            self._unusable[key] = str(error)
+            ready(model.manifest.name, model.manifest.version, "none").set(0)
+            return
+        ready(model.manifest.name, model.manifest.version, backend).set(1)
+        _log.info("%s is warm on %s after %.1f s", key, backend, time.monotonic() - started)
 
     def _encode_jobs(self) -> None:
         while (work := self._to_encode.get()) is not None:

@@ -37,4 +37,9 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
-    return {"concept": _code(measurement.concept), "value": measurement.value, "unit": measurement.unit.value}
+    return {
+        "concept": _code(measurement.concept),
+        "value": measurement.value,
+        "unit": measurement.unit.value,
+        "shown": measurement.shown(),
+    }
