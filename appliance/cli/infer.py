@@ -42,7 +42,7 @@ def infer(
     Returns 0 when at least one was judged, else the exit code of unsuitable input.
     """
     settings = read_settings(config)
-    layout = state_of(settings, state_dir or Path.home() / ".cache" / "dicom-inference-appliance")
+    layout = state_of(settings, state_dir)
     model = Model(repository(settings, layout).find(model_name), threads=thread_count(settings), cache=layout.cache)
     if not folder.is_dir():
         raise ConfigurationError(f"there is no folder {folder}")

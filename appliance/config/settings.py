@@ -180,7 +180,10 @@ class Logging(Section):
 class Settings(Section):
     """All settings."""
 
-    state_dir: Annotated[Path | None, Field(description="Journal, spool and caches; --state-dir overrides it")] = None
+    state_dir: Annotated[
+        Path | None,
+        Field(description="Journal, spool and caches; --state-dir overrides it; absent: the state folder of the user"),
+    ] = None
     device_serial: Annotated[
         str, Field(min_length=1, max_length=64, description="Device Serial Number (0018,1000) in results")
     ] = "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from appliance.config.layout import StateLayout
@@ -31,6 +32,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             "free_bytes": spool.free_bytes(),
             "water_mark_bytes": settings.storage.min_free_bytes,
         },
+        "kept_apart": asdict(journal.overview.kept_apart()),
         "deliveries": [
             {
                 "destination": view.destination,
@@ -106,6 +108,17 @@ def _alarms(status: dict[str, Any]) -> list[str]:
                 f"WAITS  {view['count']} delivery(s) to {view['destination']} for {_duration(view['oldest_seconds'])}: "
                 f"{view['message']}"
             )
+    apart = status["kept_apart"]
+    if apart["conflicts"]:
+        alarms.append(
+            f"NOTE   {apart['conflicts']} instance(s) came with the UID of another: the first one counts, "
+            "the others lie in spool/conflicts"
+        )
+    if apart["rejections"]:
+        alarms.append(
+            f"NOTE   {apart['rejections']} file(s) could not be taken and lie in spool/rejected, each with its reason; "
+            f"the newest: {apart['newest_rejection']}"
+        )
     failed = status["counts"]["job"]["failed"]
     if failed:
         alarms.append(f"FAILED {failed} job(s), see below. Mend the cause, then: appliance requeue --job N")

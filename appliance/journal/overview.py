@@ -18,6 +18,15 @@ class Waiting:
     delivery: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeptApart:
+    """Instances whose UID was here with other content; files that could not be taken, and why the newest could not."""
+
+    conflicts: int
+    rejections: int
+    newest_rejection: str | None
+
+
 class Overview:
     """The readers' part of the journal."""
 
@@ -85,6 +94,14 @@ class Overview:
             (limit,),
         )
         return [(row["series_id"], row["model"], row["refusal"]) for row in rows]
+
+    def kept_apart(self) -> KeptApart:
+        """What came in but is in no series."""
+        connection = self._database.connection()
+        conflicts = connection.execute("SELECT count(*) FROM conflict").fetchone()[0]
+        rejections = connection.execute("SELECT count(*) FROM rejection").fetchone()[0]
+        newest = connection.execute("SELECT message FROM rejection ORDER BY rejection_id DESC LIMIT 1").fetchone()
+        return KeptApart(conflicts, rejections, None if newest is None else newest["message"])
 
     def stages(self, job_id: int) -> dict[str, float]:
         """Seconds that each stage of a job's last attempt took."""

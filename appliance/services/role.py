@@ -68,10 +68,9 @@ class Lifecycle:
 
 
 def state_of(settings: Settings, state_dir: Path | None) -> StateLayout:
-    """Return where the state lies; raise ``ConfigurationError`` when neither option nor setting names it."""
-    root = state_dir or settings.state_dir
-    if root is None:
-        raise ConfigurationError("no state folder is named", mend="Give --state-dir DIR, or state_dir in the settings")
+    """Return where the state lies: as the option or the setting says, else in the user's own state folder (XDG)."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    root = state_dir or settings.state_dir or Path(home) / "dicom-inference-appliance"
     return StateLayout(root.absolute())
 
 
@@ -81,7 +80,7 @@ def prepare_state(settings: Settings, state_dir: Path | None) -> StateLayout:
     Raises
     ------
     ConfigurationError
-        No state folder is named, or it cannot be made or written.
+        The state folder cannot be made or written.
     """
     layout = state_of(settings, state_dir)
     try:
