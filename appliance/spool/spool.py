@@ -29,7 +29,7 @@ class Spool:
     rejected
         What the drop folder could not take, each with a ``.json`` that says why.
     results
-        Result objects: ``<job>-<attempt>/``.
+        Result objects: ``<job>/<attempt>/``.
     """
 
     def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
@@ -87,10 +87,11 @@ class Spool:
         return self.root / relative
 
     def results_folder(self, job_id: int, attempt: int) -> Path:
-        """Make and return the folder for the result objects of one attempt at a job, emptied of leftovers."""
-        folder = self.results / f"{job_id}-{attempt}"
-        if folder.exists():
-            shutil.rmtree(folder)
+        """Make and return the folder for the result objects of one attempt at a job; earlier attempts' are removed."""
+        of_job = self.results / str(job_id)
+        if of_job.exists():
+            shutil.rmtree(of_job)
+        folder = of_job / str(attempt)
         ensure_folder(folder)
         return folder
 

@@ -1,0 +1,193 @@
+"""What the line does with jobs whose steps fail: a model that misbehaves on purpose, a real journal and spool."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from appliance.config.settings import Settings
+from appliance.domain.states import JobState
+from appliance.errors import BackendUnavailable, DeviceLost, InferenceFailed, UnsuitableImage
+from appliance.journal.journal import Journal
+from appliance.journal.records import Assessment, JobView, ReceivedInstance
+from appliance.observability.metrics import Metrics
+from appliance.pipeline import line as line_module
+from appliance.pipeline.line import InferenceLine
+from appliance.spool.spool import Spool
+from tests.support.waiting import wait_for
+
+
+class FakeModel:
+    """Stands where ``Model`` does; ``judge`` is what the test wants to happen."""
+
+    def __init__(self, judge: Callable[[], Any], opening: Exception | None = None) -> None:
+        runtime = SimpleNamespace(time_limit_s=0.1)
+        self.manifest = SimpleNamespace(name="model", version="1.0.0", key="model/1.0.0", runtime=runtime)
+        self._judge, self._opening = judge, opening
+
+    def open(self) -> str:
+        if self._opening is not None:
+            raise self._opening
+        return "fake"
+
+    def load(self, paths: Sequence[Path]) -> Any:
+        return SimpleNamespace(image=None, datasets=())
+
+    def judge(self, image: Any, stages: MutableMapping[str, float]) -> Any:
+        return self._judge()
+
+    def close(self) -> None:
+        pass
+
+
+class Bench:
+    """A line, and the journal it works on."""
+
+    def __init__(self, root: Path) -> None:
+        self.journal = Journal(root / "journal" / "journal.sqlite3")
+        self.spool = Spool(root / "spool")
+        self.run = root / "run"
+        self.failed = threading.Event()
+        self.ready = threading.Event()
+        self._line: InferenceLine | None = None
+
+    def queue(self, number: int = 1) -> None:
+        now = time.time()
+        instance = ReceivedInstance(
+            study_instance_uid="1.2", series_instance_uid="1.2.3", sop_instance_uid=f"1.2.3.{number}",
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.1", transfer_syntax_uid="1.2.840.10008.1.2.1", frames=1,
+            attributes={}, path=f"instances/{number}.dcm", bytes=1, sha256="0", source="dicom", received_at=now,
+        )  # fmt: skip
+        self.journal.instances.register(instance, [Assessment("model", "1.0.0", None)], stable_age_s=30)
+
+    def start(self, model: FakeModel, **worker: float) -> InferenceLine:
+        settings = Settings.model_validate({"worker": {"retry_s": 0, "max_attempts": 2} | worker})
+        self._line = InferenceLine(
+            "worker-0", settings, self.journal, self.spool, self.run, {"model/1.0.0": model},  # type: ignore[dict-item]
+            Metrics(), on_ready=self.ready.set, on_fatal=self.failed.set,
+        )  # fmt: skip
+        self._line.start()
+        return self._line
+
+    def job(self) -> JobView:
+        return self.journal.overview.jobs(1)[0]
+
+    def wait_for(self, state: JobState) -> JobView:
+        wait_for(lambda: self.job().state == state, what=f"the job to be {state}")
+        return self.job()
+
+    def stop(self) -> None:
+        if self._line is not None:
+            self._line.stop()
+        self.journal.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(line_module, "warm_up", lambda: None)
+    made = Bench(tmp_path)
+    yield made
+    made.stop()
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def judge() -> Any:
+        raise error
+
+    return judge
+
+
+def test_an_unsuitable_image_is_explained_and_not_tried_again(bench: Bench) -> None:
+    bench.queue()
+    bench.start(FakeModel(raising(UnsuitableImage("slice-gap", "slices are missing"))))
+    job = bench.wait_for(JobState.UNSUITABLE)
+    assert (job.reason, job.message, job.attempts) == ("slice-gap", "slices are missing", 1)
+
+
+def test_a_failed_inference_is_tried_again_until_the_attempts_are_used_up(bench: Bench) -> None:
+    bench.queue()
+    bench.start(FakeModel(raising(InferenceFailed("no memory"))))
+    job = bench.wait_for(JobState.FAILED)
+    assert (job.reason, job.message, job.attempts) == ("InferenceFailed", "no memory", 2)
+
+
+def test_a_defect_is_reported_without_its_text(bench: Bench) -> None:
+    """The text of a foreign error may hold a patient's name."""
+    bench.queue()
+    bench.start(FakeModel(raising(ValueError("Doe^Jane"))))
+    job = bench.wait_for(JobState.FAILED)
+    assert job.reason == "defect"
+    assert job.message is not None and job.message.startswith("ValueError at test_line.py:")
+    assert "Doe" not in job.message
+
+
+def test_a_full_disk_costs_no_attempt(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "_DISK_PAUSE_S", 0.05)
+    errors = [OSError(errno.ENOSPC, "No space left on device")] * 5
+
+    def judge() -> Any:
+        if errors:
+            raise errors.pop()
+        raise UnsuitableImage("constant-image", "there is room again")
+
+    bench.queue()
+    bench.start(FakeModel(judge))
+    assert bench.wait_for(JobState.UNSUITABLE).attempts == 1
+
+
+def test_a_lost_device_ends_the_role_and_keeps_the_job(bench: Bench) -> None:
+    bench.queue()
+    bench.start(FakeModel(raising(DeviceLost("the GPU is gone"))))
+    wait_for(bench.failed.is_set, what="the role to be told")
+    assert bench.job().state == JobState.RUNNING
+    bench.stop()
+    assert bench.job().state == JobState.RUNNING  # until the next life takes it back
+    assert bench.journal.jobs.recover("worker-0", time.time(), 2) == 1
+    assert bench.job().state == JobState.QUEUED
+
+
+def test_a_model_that_cannot_be_opened_fails_its_jobs_with_the_reason(bench: Bench) -> None:
+    bench.queue()
+    bench.start(FakeModel(raising(AssertionError), BackendUnavailable("openvino is not installed")))
+    job = bench.wait_for(JobState.FAILED)
+    assert job.reason == "model-unusable"
+    assert "openvino is not installed" in (job.message or "")
+    assert bench.ready.is_set() and not bench.failed.is_set()
+
+
+def test_a_model_that_never_comes_back_ends_the_role(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "_STUCK_GRACE_S", 0.1)
+    release = threading.Event()
+    bench.queue()
+    bench.start(FakeModel(lambda: release.wait(60)), lease_s=5)
+    try:
+        wait_for(bench.failed.is_set, what="the role to be told")
+    finally:
+        release.set()
+
+
+def test_at_a_stop_what_is_in_the_model_is_finished_and_the_rest_given_back(bench: Bench) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def judge() -> Any:
+        entered.set()
+        assert release.wait(30)
+        raise UnsuitableImage("constant-image", "finished")
+
+    bench.queue(1)
+    bench.queue(2)
+    line = bench.start(FakeModel(judge))
+    assert entered.wait(30)
+    wait_for(lambda: bench.job().state == JobState.RUNNING, what="the second job to be loaded")
+    threading.Timer(0.2, release.set).start()
+    line.stop()
+    second, first = bench.journal.overview.jobs(2)
+    assert (first.state, second.state) == (JobState.UNSUITABLE, JobState.QUEUED)
+    assert second.attempts == 0
