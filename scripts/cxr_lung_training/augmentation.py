@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 def augment(image: Tensor, target: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return the changed image [N, 1, H, W] in 0..1 and target [N, 3, H, W] of a batch."""
+    """Return the changed image [N, 1, H, W] in 0..1 and target [N, 3, H, W] (right, left, known) of a batch."""
     image, target = _mirror(image, target, generator)
     image, target = _warp(image, target, generator)
     image = _opacities(image, generator)
@@ -47,7 +47,7 @@ def _smooth_field(shape: tuple[int, int, int, int], cells: int, generator: Gener
 def _mirror(image: Tensor, target: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     # The classes are sides of the image, so right and left swap with the mirror.
     mirrored = _chance(len(image), 0.3, generator)
-    swapped = target[:, [0, 2, 1]].flip(3)
+    swapped = target[:, [1, 0, 2]].flip(3)
     return torch.where(mirrored, image.flip(3), image), torch.where(mirrored, swapped, target)
 
 
@@ -80,8 +80,9 @@ def _warp(image: Tensor, target: Tensor, generator: Generator) -> tuple[Tensor, 
     fill = torch.where(_chance(count, 0.5, generator), torch.zeros_like(fill), fill)
     outside = (grid.abs().amax(dim=3) > 1.0).unsqueeze(1) & _chance(count, 0.7, generator)
     warped = torch.where(outside, fill, warped)
-    lungs = functional.grid_sample(target[:, 1:], grid, padding_mode="zeros", align_corners=False)
-    return warped, torch.cat([1.0 - lungs.sum(dim=1, keepdim=True), lungs], dim=1)
+    lungs = functional.grid_sample(target[:, :2], grid, padding_mode="zeros", align_corners=False)
+    known = functional.grid_sample(target[:, 2:], grid, padding_mode="border", align_corners=False)
+    return warped, torch.cat([lungs, known], dim=1)
 
 
 def _opacities(image: Tensor, generator: Generator) -> Tensor:

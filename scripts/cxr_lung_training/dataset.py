@@ -1,4 +1,10 @@
-"""Images, targets and splits of the public Hannover / V7 chest radiograph set."""
+"""Images, targets and splits of the public Hannover / V7 chest radiograph set.
+
+The mask files of this set do not lie on the images as they are. The polygons were drawn on the central square of
+each image, and the files spread that square over the whole image: a mask of a 640 x 524 image is 22 % too wide.
+`register` puts this right, as overlays show. Five masks still do not fit, probably because the annotated copy was
+also straightened; they are left out (`MISREGISTERED`).
+"""
 
 from __future__ import annotations
 
@@ -15,15 +21,17 @@ from scipy import ndimage
 
 SIZE = 256
 BACKGROUND, RIGHT_LUNG, LEFT_LUNG = 0, 1, 2
+MISREGISTERED = frozenset({"436a6348", "4c0fcf57", "4fed5061", "a4318ac9", "cb706009"})
 
 
 @dataclass(frozen=True)
 class ChestImage:
     """One radiograph, ready for training and for scoring.
 
-    `image` is float32 [256, 256] in 0..1 (see `preprocess`); `target` is float32 [3, 256, 256], the share of
-    each pixel that is background, right lung and left lung (sums to 1, fractions only on outlines);
-    `native_labels` is uint8 [rows, columns] with the values 0, 1 and 2 at the size of the file.
+    `image` is float32 [256, 256] in 0..1 (see `preprocess`); `target` is float32 [3, 256, 256]: the share of
+    each pixel that is right lung and left lung (fractions only on outlines), and the share that is known.
+    `native_labels` is uint8 [rows, columns] with the values 0, 1 and 2 at the size of the file, `native_known` is
+    bool of the same shape, false where the annotation was cut off (see `register`).
     """
 
     image_id: str
@@ -32,6 +40,7 @@ class ChestImage:
     image: NDArray[np.float32]
     target: NDArray[np.float32]
     native_labels: NDArray[np.uint8]
+    native_known: NDArray[np.bool_]
 
 
 def resize(pixels: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
@@ -53,6 +62,30 @@ def preprocess(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     return resize(scaled, SIZE, SIZE)
 
 
+def register(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the mask [rows, columns] moved to where it belongs, and which pixels it says something about.
+
+    A lung that goes on beyond the annotated square ends in a straight line there. On that side, nothing is known
+    outside of the square; on the other sides there is no lung.
+    """
+    rows, columns = mask.shape
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    square = np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+    moved, known = np.zeros_like(mask), np.ones_like(mask)
+    moved[top : top + side, left : left + side] = square
+    cut_off = 0.02 * side
+    if square[:, 0].sum() > cut_off:
+        known[:, :left] = False
+    if square[:, -1].sum() > cut_off:
+        known[:, left + side :] = False
+    if square[0].sum() > cut_off:
+        known[:top] = False
+    if square[-1].sum() > cut_off:
+        known[top + side :] = False
+    return moved, known
+
+
 def label_lungs(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Split a mask of both lungs [rows, columns] into right (1) and left (2) lung.
 
@@ -72,7 +105,7 @@ def label_lungs(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def load_dataset(folder: Path) -> list[ChestImage]:
-    """Read `data.csv`, `images/*.png` and `masks/*.png` below `folder`, ordered by image id.
+    """Read `data.csv`, `images/*.png` and `masks/*.png` below `folder`, ordered by image id, less `MISREGISTERED`.
 
     Raises FileNotFoundError where a mask is missing and KeyError where `data.csv` does not know an image.
     """
@@ -80,12 +113,17 @@ def load_dataset(folder: Path) -> list[ChestImage]:
         rows = {row["image_id"]: row for row in csv.DictReader(table)}
     images = []
     for path in sorted((folder / "images").glob("*.png")):
+        if path.stem in MISREGISTERED:
+            continue
         pixels = np.asarray(Image.open(path).convert("L"), dtype=np.float32)
-        labels = label_lungs(np.asarray(Image.open(folder / "masks" / path.name)).astype(bool))
-        shares = [resize((labels == value).astype(np.float32), SIZE, SIZE) for value in (RIGHT_LUNG, LEFT_LUNG)]
-        target = np.stack([1.0 - shares[0] - shares[1], *shares]).astype(np.float32)
+        mask, known = register(np.asarray(Image.open(folder / "masks" / path.name)).astype(bool))
+        labels = label_lungs(mask)
+        layers = (labels == RIGHT_LUNG, labels == LEFT_LUNG, known)
+        target = np.stack([resize(layer.astype(np.float32), SIZE, SIZE) for layer in layers])
         row = rows[path.stem]
-        images.append(ChestImage(path.stem, row["patient_id"], row["projection"], preprocess(pixels), target, labels))
+        images.append(
+            ChestImage(path.stem, row["patient_id"], row["projection"], preprocess(pixels), target, labels, known)
+        )
     return images
 
 

@@ -64,11 +64,11 @@ def _dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 
 def score(image: ChestImage, predict: Predictor) -> Score:
-    """Predict one image and compare with its annotation."""
-    truth = image.native_labels
+    """Predict one image and compare with its annotation, where that is known."""
+    truth, known = image.native_labels, image.native_known
     probabilities = predict(image.image)
-    labels = read_out(probabilities, *truth.shape)
-    raw = read_out(probabilities, *truth.shape, clean=False)
+    labels = read_out(probabilities, *truth.shape) * known
+    raw = read_out(probabilities, *truth.shape, clean=False) * known
     areas = [[max(int((one == value).sum()), 1) for value in (RIGHT_LUNG, LEFT_LUNG)] for one in (labels, truth)]
     return Score(
         image.image_id,

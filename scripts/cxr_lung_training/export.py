@@ -17,20 +17,20 @@ from cxr_lung_training.evaluation import Predictor
 from cxr_lung_training.network import LungNet
 
 
-class _WithSoftmax(nn.Module):
+class _Probabilities(nn.Module):
     def __init__(self, network: LungNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.softmax(self.network(image), dim=1)
+        return self.network.probabilities(image)
 
 
 def export(network: LungNet, path: Path) -> None:
     """Write `path`: opset 17, `image` float32 [1, 1, 256, 256] to `lungs` float32 [1, 3, 256, 256]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
-        _WithSoftmax(network).eval(),
+        _Probabilities(network).eval(),
         (torch.zeros(1, 1, SIZE, SIZE),),
         str(path),
         input_names=["image"],

@@ -24,9 +24,9 @@ def _double(value: Tensor) -> Tensor:
 
 
 class LungNet(nn.Module):
-    """Image [N, 1, 256, 256] in 0..1 to logits [N, 3, 256, 256] (background, right lung, left lung).
+    """Image [N, 1, 256, 256] in 0..1 to logits [N, 3, 128, 128] (background, right lung, left lung).
 
-    The first convolution halves the resolution and the logits are doubled bilinearly at the end: lung outlines
+    The first convolution halves the resolution and `probabilities` doubles it bilinearly at the end: lung outlines
     are smooth, so this costs no accuracy that the annotations could show, and it makes the network four times
     faster. Instance normalisation, because the contrast of radiographs differs from device to device and the
     statistics of the training set would not fit an unseen one.
@@ -59,4 +59,8 @@ class LungNet(nn.Module):
         value = self.dropout(value)
         for level in range(len(WIDTHS) - 2, -1, -1):
             value = self.decoder[level](torch.cat([_double(value), skips[level]], dim=1))
-        return _double(cast(Tensor, self.head(value)))
+        return cast(Tensor, self.head(value))
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Return softmax probabilities [N, 3, 256, 256] of `image` [N, 1, 256, 256]."""
+        return torch.softmax(_double(self(image)), dim=1)
