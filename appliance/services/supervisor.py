@@ -1,7 +1,8 @@
 """``appliance run``: the roles as child processes, for evaluation, containers and tests.
 
 In production systemd does this work; the roles are the same. A role that ends is started again, at once the first
-time, then after a pause that grows to half a minute: reception is never given up.
+time, then after a pause that grows to half a minute: reception is never given up. Only when a role says at the very
+start that its configuration is wrong, a port that is taken say, everything ends, so that whoever started it sees why.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config.settings import Settings
+from appliance.errors import ConfigurationError
 from appliance.services.role import SUPERVISED
 
 _log = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ class Supervisor:
             _Child(name, [*base, name, *options, "--state-dir", str(state_dir)]) for name in role_names(settings)
         ]
         self._stop = threading.Event()
+        self._started_at = time.monotonic()
+        self._exit_code = 0
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
@@ -76,7 +80,7 @@ class Supervisor:
                 self._stop.wait(0.1)
         finally:
             self._end_all()
-        return 0
+        return self._exit_code
 
     def _keep(self, child: _Child) -> None:
         now = time.monotonic()
@@ -85,6 +89,10 @@ class Supervisor:
             if code is None:
                 return
             child.process = None
+            if code == ConfigurationError.exit_code and now - self._started_at < _STABLE_S:
+                self._exit_code = code  # the role has said what is wrong, and starting it again does not help
+                self._stop.set()
+                return
             if now - child.started_at > _STABLE_S:
                 child.pause_s = _FIRST_PAUSE_S
             child.start_at = now + child.pause_s

@@ -122,6 +122,6 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         taken.listen()
         config = tmp_path / "appliance.yaml"
         config.write_text(f"dicom: {{host: 127.0.0.1, port: {taken.getsockname()[1]}}}\n")
-        done = appliance("role", "receiver", "-c", config, "--state-dir", tmp_path / "state")
+        done = appliance("run", "-c", config, "--state-dir", tmp_path / "state")
     assert done.returncode == 78
-    assert "dicom.port" in done.stderr
+    assert "Correct dicom.host or dicom.port, or stop what listens there" in done.stderr
