@@ -116,7 +116,7 @@ def test_lungs_against_annotations(repository: ModelRepository, tmp_path: Path, 
 
 
 def registered(mask: np.ndarray) -> np.ndarray:
-    """An annotation of the public set where it belongs: it was drawn on the central square, and stretched (see the card)."""
+    """An annotation of the public set moved to where it belongs (MODEL_CARD.md says why)."""
     rows, columns = mask.shape
     side = min(rows, columns)
     square = ndimage.zoom(mask.astype(np.uint8), (side / rows, side / columns), order=0)[:side, :side]
