@@ -6,6 +6,8 @@ with it a promise. Each thread has its own connection.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -66,20 +68,27 @@ class Database:
 
         ``BEGIN IMMEDIATE`` takes the write lock at once: a transaction that started as a reader could otherwise
         fail with ``SQLITE_BUSY`` in its middle, whatever the timeout.
+
+        Raises
+        ------
+        IllegalTransition
+            An arrow that is not in the table of transitions.
+        OSError
+            The disk is full (``ENOSPC``) or failed (``EIO``), as any write of the caller would have found it.
         """
         connection = self.connection()
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             yield connection
-        except sqlite3.IntegrityError as error:
-            connection.execute("ROLLBACK")
-            if "transition" in str(error):
-                raise IllegalTransition(str(error)) from error
+            connection.execute("COMMIT")
+        except BaseException as error:
+            # A commit that fails leaves its transaction open, and with it the write lock that all roles need; on a
+            # full disk SQLite has undone the transaction already, and a second ROLLBACK would hide the reason.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise _in_our_words(error) from error
             raise
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the connections of all threads; the journal is not used afterwards."""
@@ -123,6 +132,18 @@ class Database:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+
+def _in_our_words(error: sqlite3.Error) -> Exception:
+    """What the callers of the journal handle; an error that only a defect can cause stays as it is."""
+    if isinstance(error, sqlite3.IntegrityError) and "transition" in str(error):
+        return IllegalTransition(str(error))
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits say where in SQLite it was found
+    if primary == sqlite3.SQLITE_FULL:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if primary == sqlite3.SQLITE_IOERR:
+        return OSError(errno.EIO, os.strerror(errno.EIO))
+    return error
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -144,9 +144,11 @@ class Instances:
         with self._database.transaction() as connection:
             row = connection.execute(
                 "UPDATE series SET state = 'complete', completed_at = ? "
-                "WHERE series_id = ? AND state = 'receiving' AND revision = ? AND settle_at <= ? "
+                "WHERE series_id = ? AND state = 'receiving' AND revision = ? AND image_count = ? AND settle_at <= ? "
                 "RETURNING first_received_at, last_received_at",
-                (now, series.series_id, series.revision, now),
+                # The count too: with a settle time of 0 an image that came in between may have settled already, and
+                # the models were asked about a series without it.
+                (now, series.series_id, series.revision, series.image_count, now),
             ).fetchone()
             if row is None:
                 return None

@@ -76,9 +76,13 @@ class Overview:
 
     def deliveries(self) -> list[DeliveryView]:
         """Deliveries that are not done, by destination and state."""
-        # With a single max(), SQLite takes the bare columns from the row that has it.
+        # The newest one that says anything: what joined the queue after it has not been tried yet.
         rows = self._database.connection().execute(
-            "SELECT destination, state, count(*) AS number, min(created_at) AS oldest, message, max(delivery_id) "
+            "SELECT destination, state, count(*) AS number, min(created_at) AS oldest,"
+            " (SELECT message FROM delivery newest INDEXED BY delivery_undone"
+            "  WHERE newest.destination = delivery.destination AND newest.state = delivery.state"
+            "  AND newest.state IN ('queued', 'sending', 'failed') AND newest.message IS NOT NULL"
+            "  ORDER BY newest.delivery_id DESC LIMIT 1) AS message "
             "FROM delivery INDEXED BY delivery_undone WHERE state IN ('queued', 'sending', 'failed') "
             "GROUP BY destination, state ORDER BY destination, state"
         )

@@ -144,7 +144,7 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """One destination's deliveries in one state; ``message`` is why the newest of them is not done."""
+    """One destination's deliveries in one state; ``message`` is why the newest that was tried is not done."""
 
     destination: str
     state: DeliveryState

@@ -1,0 +1,209 @@
+"""The SQLite file itself: opened, damaged, of a newer version; transactions; the plans of the frequent queries."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import JournalError
+from appliance.journal.database import Database
+from appliance.journal.journal import Journal
+from tests.unit.journal.makers import claim, complete, queue_job, received, register, succeed
+
+
+def test_promises_survive_power_loss(path: Path) -> None:
+    """In WAL mode anything below FULL does not sync at commit."""
+    database = Database(path)
+    connection = database.connection()
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert connection.execute("PRAGMA foreign_keys").fetchone()[0] == 1
+    database.close()
+
+
+def test_opening_again_changes_nothing(path: Path) -> None:
+    first = Journal(path)
+    queue_job(first, "1")
+    first.close()
+    second = Journal(path)
+    assert second.overview.tally()["job"]["queued"] == 1
+    second.close()
+
+
+def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
+    Journal(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(JournalError) as caught:
+        Journal(path)
+    assert "newer version: found schema 99, expected 1 or older. Install the appliance version" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database at all, but a text of some length" * 100, b"SQLite format 3\0"]
+)
+def test_a_file_that_is_no_journal(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_journal(path: Path) -> None:
+    journal = Journal(path)
+    queue_job(journal, "1")
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + b"\xff" * 4000 + whole[4100:])
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal(path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal(tmp_path / "file" / "journal.sqlite3")
+
+
+def test_a_foreign_database_is_not_made_a_journal_of(path: Path) -> None:
+    """Its tables could have our names."""
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE study (x)")
+    connection.close()
+    with pytest.raises(JournalError, match="cannot open the journal"):
+        Journal(path)
+    connection = sqlite3.connect(path)
+    assert [row[0] for row in connection.execute("SELECT name FROM sqlite_master")] == ["study"]
+    connection.close()
+
+
+def test_a_block_that_raises_is_undone(path: Path) -> None:
+    database = Database(path)
+    with pytest.raises(KeyError), database.transaction() as connection:
+        connection.execute("INSERT INTO study (study_instance_uid, created_at) VALUES ('1', 0)")
+        raise KeyError
+    assert database.connection().execute("SELECT count(*) FROM study").fetchone()[0] == 0
+    database.close()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_behind(path: Path) -> None:
+    """An open transaction would hold the write lock: no role could write any more."""
+    database = Database(path)
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
+        connection.execute("PRAGMA defer_foreign_keys = ON")  # the constraint is checked by the commit
+        connection.execute(
+            "INSERT INTO delivery (result_id, destination, available_at, created_at) VALUES (4711, 'pacs', 0, 0)"
+        )
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO study (study_instance_uid, created_at) VALUES ('1', 0)")
+    assert database.connection().execute("SELECT count(*) FROM delivery").fetchone()[0] == 0
+    database.close()
+
+
+def test_a_full_disk_is_reported_as_such_and_passes(path: Path) -> None:
+    """SQLite undoes the transaction by itself: there must be no second error that hides the first."""
+    database = Database(path)
+    connection = database.connection()
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(OSError) as caught, database.transaction() as writing:
+        for number in range(10_000):
+            writing.execute("INSERT INTO study (study_instance_uid, created_at) VALUES (?, 0)", (f"1.{number}",))
+    assert caught.value.errno == errno.ENOSPC  # so that a C-STORE is answered with 0xA700, and a job waits
+    connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    with database.transaction() as writing:
+        writing.execute("INSERT INTO study (study_instance_uid, created_at) VALUES ('1', 0)")
+    assert connection.execute("SELECT count(*) FROM study").fetchone()[0] == 1
+    database.close()
+
+
+def test_each_thread_has_its_own_connection_and_ended_threads_leave_none(path: Path) -> None:
+    database = Database(path)
+    seen: list[sqlite3.Connection] = []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: seen.append(database.connection()))
+        thread.start()
+        thread.join()
+    assert len(set(map(id, seen))) == 20
+    assert len(database._all) == 2  # this thread's and that of the last one
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        seen[0].execute("SELECT 1")
+    database.close()
+
+
+class Plans:
+    """Notes the statements that run on the journal of this thread, and asks SQLite how it runs them."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.connection = journal._database.connection()
+        self.statements: list[str] = []
+
+    def __enter__(self) -> Plans:
+        self.connection.set_trace_callback(self.statements.append)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.set_trace_callback(None)
+
+    def steps(self) -> list[str]:
+        found = []
+        for statement in self.statements:
+            if statement.split()[0] in ("SELECT", "UPDATE", "DELETE"):
+                found += [row[3] for row in self.connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        return found
+
+
+def test_the_frequent_queries_never_read_a_whole_table(journal: Journal) -> None:
+    register(journal, received("1.1", at=100))
+    with Plans(journal) as plans:
+        journal.instances.find("1.1")
+        journal.instances.next_due_at()
+        register(journal, received("1.2", at=100))
+        journal.instances.settle([1], 105, "association released")
+        complete(journal, 200)
+        journal.jobs.next_available_at()
+        journal.jobs.extend("worker-0", 300)
+        journal.jobs.recover("worker-0", 200, 3)
+        job = claim(journal)
+        journal.jobs.predecessor(job)
+        succeed(journal, job)
+        journal.deliveries.recover("pacs")
+        journal.deliveries.next_available_at("pacs")
+        for delivery in journal.deliveries.claim("pacs", 300, 10):
+            journal.deliveries.delivered(delivery.delivery_id, 300, 0)
+        journal.overview.waiting()
+        journal.overview.deliveries()
+        journal.overview.stages(1)
+        journal.overview.jobs(20)
+    steps = plans.steps()
+    assert len(steps) > 20
+    # A partial index holds only what waits or runs: reading all of it is fine, reading all that ever was is not.
+    partial = (
+        "series_receiving",
+        "job_queued",
+        "job_running",
+        "delivery_queued",
+        "delivery_undone",
+        "delivery_sending",
+    )
+    whole = [
+        step
+        for step in steps
+        if step.startswith("SCAN") and not step.endswith(partial) and step != "SCAN job"  # newest jobs, by row id
+    ]
+    assert whole == []
+
+
+def test_claims_come_straight_from_the_index_of_what_waits(journal: Journal) -> None:
+    queue_job(journal, "1")
+    with Plans(journal) as plans:
+        claim(journal)
+    assert "SCAN job USING INDEX job_queued" in plans.steps()
+    assert not any("TEMP B-TREE" in step for step in plans.steps())

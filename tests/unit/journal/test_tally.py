@@ -1,0 +1,115 @@
+"""The counts that the metrics show are those of the rows, whatever happened."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from appliance.journal.jobs import LeaseLost
+from appliance.journal.journal import Journal
+from appliance.journal.records import ClaimedDelivery, ClaimedJob
+from tests.unit.journal.makers import NO, YES, complete, received, register, succeed
+
+
+class RandomLife:
+    """Does to a journal what the roles do, in random order, with time going on in between."""
+
+    def __init__(self, journal: Journal, seed: int) -> None:
+        self.journal = journal
+        self.random = random.Random(seed)
+        self.now = 100.0
+        self.instances = 0
+        self.jobs: list[ClaimedJob] = []
+        self.deliveries: list[ClaimedDelivery] = []
+
+    def step(self) -> None:
+        """Do one thing."""
+        self.now += self.random.uniform(0, 20)
+        actions: list[Callable[[], object]] = [
+            self.receive, self.complete, self.claim_job, self.end_job, self.end_job, self.recover,
+            self.claim_deliveries, self.end_delivery, self.end_delivery, self.requeue,
+        ]  # fmt: skip
+        try:
+            self.random.choice(actions)()
+        except LeaseLost:
+            pass  # after recover: that is what it is for
+
+    def receive(self) -> None:
+        self.instances += 1
+        instance = received(f"1.{self.instances}", series=f"2.{self.random.randrange(6)}", at=self.now)
+        register(self.journal, instance, self.random.choice([[], [YES], [NO]]))
+
+    def complete(self) -> None:
+        complete(self.journal, self.now)
+
+    def claim_job(self) -> None:
+        job = self.journal.jobs.claim("worker-0", self.now, 30)
+        if job is not None:
+            self.jobs.append(job)
+
+    def end_job(self) -> None:
+        if not self.jobs:
+            return
+        job = self.jobs.pop(self.random.randrange(len(self.jobs)))
+        match self.random.randrange(5):
+            case 0 | 1:
+                succeed(self.journal, job, now=self.now, destinations=("pacs", "share"))
+            case 2:
+                self.journal.jobs.unsuitable(job, "worker-0", self.now, "gap", "why", {})
+            case 3:
+                self.journal.jobs.fail(job, "worker-0", self.now, "x", "why", retry_at=self.now, max_attempts=2)
+            case 4:
+                self.journal.jobs.give_back(job, "worker-0")
+
+    def recover(self) -> None:
+        self.journal.jobs.recover("worker-1", self.now, 2)
+        if self.random.random() < 0.2:
+            self.deliveries.clear()
+            self.journal.deliveries.recover("pacs")
+            self.journal.deliveries.recover("share")
+
+    def claim_deliveries(self) -> None:
+        self.deliveries += self.journal.deliveries.claim(self.random.choice(["pacs", "share"]), self.now, 3)
+
+    def end_delivery(self) -> None:
+        if not self.deliveries:
+            return
+        delivery = self.deliveries.pop().delivery_id
+        match self.random.randrange(3):
+            case 0:
+                self.journal.deliveries.delivered(delivery, self.now, 0)
+            case 1:
+                self.journal.deliveries.postpone(delivery, self.now + 5, None, "later")
+            case 2:
+                self.journal.deliveries.fail(delivery, self.now, 0xC000, "never")
+
+    def requeue(self) -> None:
+        self.journal.deliveries.requeue(self.now)
+        for job in self.journal.overview.jobs(5):
+            self.journal.jobs.requeue(job.job_id, self.now)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_tally_equals_the_rows(journal: Journal, sql: sqlite3.Connection, seed: int) -> None:
+    # What is looked for is not lost by a crash here: without the syncs the walk can be long.
+    journal._database.connection().execute("PRAGMA synchronous = OFF")
+    life = RandomLife(journal, seed)
+    for number in range(600):
+        life.step()
+        if number % 20 == 0 or number == 599:
+            for machine, states in journal.overview.tally().items():
+                rows = sql.execute(f"SELECT state, count(*) AS rows FROM {machine} GROUP BY state")
+                counted = {row["state"]: row["rows"] for row in rows}
+                assert {state: count for state, count in states.items() if count} == counted, (machine, number)
+    events = sql.execute("SELECT machine, event, count(*) FROM event GROUP BY machine, event").fetchall()
+    assert len(events) >= 17, [tuple(row) for row in events]  # the walk went along nearly all of the 19 arrows
+
+
+@pytest.mark.parametrize("machine", ["series", "job", "delivery"])
+def test_every_state_is_in_the_tally_from_the_start(journal: Journal, sql: sqlite3.Connection, machine: str) -> None:
+    """So that a metric is 0 instead of absent before the first study."""
+    states = {row["to_state"] for row in sql.execute("SELECT to_state FROM transition WHERE machine = ?", (machine,))}
+    assert journal.overview.tally()[machine] == dict.fromkeys(states, 0)
