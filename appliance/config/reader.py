@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,21 @@ from pydantic import ValidationError
 
 from appliance.config.settings import Settings
 from appliance.errors import ConfigurationError
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads ``true`` and ``false`` as truth values, but not ``yes``, ``no``, ``on`` and ``off`` as YAML 1.1 does.
+
+    ``NO`` and ``ON`` are good AE titles; where a truth value is wanted, pydantic takes these words for one.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
 
 
 def read_settings(path: Path | None) -> Settings:
@@ -24,8 +40,8 @@ def read_settings(path: Path | None) -> Settings:
         return Settings()
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)  # safe: a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}", found=error.strerror, mend="Give a file with -c") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -34,8 +50,10 @@ def read_settings(path: Path | None) -> Settings:
         return Settings()
     if isinstance(content, dict):
         # A section whose every line is commented out reads as nothing: it has its defaults.
-        content = {key: value for key, value in content.items() if value is not None}
-    repeated = _repeated_key(root)
+        content = {
+            key: value for key, value in content.items() if value is not None or key not in Settings.model_fields
+        }
+    repeated = _repeated_key(root, set())
     if repeated is not None:
         key, line = repeated
         raise ConfigurationError(f"{path}, line {line}", found=f"key {key!r} twice", mend="Remove one of them")
@@ -47,16 +65,20 @@ def read_settings(path: Path | None) -> Settings:
 
 def _explain(path: Path, root: yaml.Node | None, item: Any) -> str:
     """One line for one broken rule: where, what was found, what is expected."""
-    keys = [part for part in item["loc"] if part not in ("dicom", "folder") or part == item["loc"][0]]
+    keys = list(item["loc"])
+    if keys[:1] == ["destinations"] and len(keys) > 2:
+        del keys[2]  # pydantic's loc has the kind of the destination here, the file has not
     name = ".".join(str(key) for key in keys) or "settings"
-    line = _line_of(root, keys)
-    message = item["msg"].removeprefix("Value error, ")
+    where = f"{path}, line {_line_of(root, keys)}"
+    message = item["msg"].removeprefix("Value error, ").removesuffix(" for <class 'pathlib.Path'>")
     if item["type"] == "extra_forbidden":
-        return f"{path}, line {line}: {name} is not a setting. configs/README.md lists them all; remove or correct it"
+        return f"{where}: {name} is not a setting. configs/README.md lists them all; remove or correct it"
     if item["type"] == "missing":
-        return f"{path}, line {line}: {name} is missing. Add it"
+        return f"{where}: {name} is missing. Add it"
+    if item["type"] == "union_tag_not_found":
+        return f"{where}: {name}.kind is missing. Add kind: dicom, or kind: folder"
     found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
-    return f"{path}, line {line}: {name}: {message}{found}"
+    return f"{where}: {name}: {message}{found}"
 
 
 def _line_of(node: yaml.Node | None, keys: list[int | str]) -> int:
@@ -64,7 +86,7 @@ def _line_of(node: yaml.Node | None, keys: list[int | str]) -> int:
     line = 1
     for key in keys:
         if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == key), None)
+            pair = next(((k, v) for k, v in node.value if k.value == str(key)), None)
             if pair is None:
                 return line
             line, node = pair[0].start_mark.line + 1, pair[1]
@@ -74,20 +96,23 @@ def _line_of(node: yaml.Node | None, keys: list[int | str]) -> int:
     return line
 
 
-def _repeated_key(node: yaml.Node | None) -> tuple[str, int] | None:
+def _repeated_key(node: yaml.Node | None, visited: set[int]) -> tuple[str, int] | None:
     """The first key that stands twice in one mapping (YAML would silently let the last one win), and its line."""
+    if id(node) in visited:  # an alias: it may even lead back to where it stands
+        return None
+    visited.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
             if key.value in seen:
                 return str(key.value), key.start_mark.line + 1
             seen.add(key.value)
-            below = _repeated_key(value)
+            below = _repeated_key(value, visited)
             if below is not None:
                 return below
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            below = _repeated_key(value)
+            below = _repeated_key(value, visited)
             if below is not None:
                 return below
     return None

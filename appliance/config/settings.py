@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -18,9 +18,9 @@ MEBIBYTE = 1024 * 1024
 
 
 class Section(BaseModel):
-    """Base of all sections: an unknown key is an error, a value never changes after reading."""
+    """Base of all sections: an unknown key is an error, a value never changes after reading, no number is infinite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Peer(Section):
@@ -194,15 +194,22 @@ class Settings(Section):
     models: Annotated[Models, Field(description="Model packages")] = Models()
     worker: Annotated[Worker, Field(description="Worker processes")] = Worker()
     destinations: Annotated[list[Destination], Field(description="Where results go, each on its own")] = []
-    console: Annotated[Console, Field(description="HTTP")] = Console()
+    console: Annotated[Console, Field(description="HTTP", validate_default=True)] = Console()
     logging: Annotated[Logging, Field(description="Logs")] = Logging()
 
-    @model_validator(mode="after")
-    def _destinations_differ(self) -> Settings:
-        names = [destination.name for destination in self.destinations]
+    @field_validator("destinations")
+    @classmethod
+    def _destinations_differ(cls, value: list[Destination]) -> list[Destination]:
+        names = [destination.name for destination in value]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two destinations are called {name!r}")
-        if self.console.port == self.dicom.port:
-            raise ValueError(f"dicom.port and console.port are both {self.dicom.port}")
-        return self
+        return value
+
+    @field_validator("console")
+    @classmethod
+    def _ports_differ(cls, value: Console, info: ValidationInfo) -> Console:
+        dicom = info.data.get("dicom")  # absent when it breaks a rule of its own
+        if isinstance(dicom, DicomNode) and dicom.port == value.port:
+            raise ValueError(f"dicom.port and console.port are both {value.port}")
+        return value
