@@ -10,7 +10,7 @@ from appliance.domain.states import Scope
 from appliance.manifest.base import CodeSpec, ManifestModel
 from appliance.manifest.matching import Match
 from appliance.manifest.readout import Readout
-from appliance.manifest.steps import CropToBox, Orient, ScaleQuantiles, Step
+from appliance.manifest.steps import CropToBox, Orient, Resize, ScaleQuantiles, Step
 from appliance.manifest.weights import WeightsFile
 
 BackendName = Literal["onnxruntime", "openvino"]
@@ -98,31 +98,51 @@ class Manifest(ManifestModel):
     runtime: Annotated[RuntimeSpec, Field(description="Backends, precision, limits")]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
-        files = {weights.file for weights in self.weights}
+    def _stages_fit(self) -> Manifest:
+        files = [weights.file for weights in self.weights]
+        if len(set(files)) != len(files):
+            raise ValueError("two weights files have the same name")
         axes = 3 if self.input.kind == "volume" else 2
-        located = False
-        names: list[str] = []
+        earlier: list[StageSpec] = []
         for stage in self.stages:
             where = f"stage {stage.name}"
+            if stage.name in [other.name for other in earlier]:
+                raise ValueError(f"two stages are called {stage.name!r}")
             if stage.weights not in files:
                 raise ValueError(f"{where} runs {stage.weights!r}, weights are {sorted(files)}")
             if len(stage.input_shape) != axes + 2:
                 raise ValueError(f"{where}: input_shape must have {axes + 2} entries for a {self.input.kind}")
             for step in stage.steps:
-                if isinstance(step, CropToBox) and not located:
-                    raise ValueError(f"{where}: crop_to_box needs an earlier stage with a box")
-                if isinstance(step, Orient) and axes == 2:
-                    raise ValueError(f"{where}: orient is for volumes")
-                if isinstance(step, ScaleQuantiles) and step.of_stage not in (None, *names):
-                    raise ValueError(f"{where}: scale_quantiles uses {step.of_stage!r}, which is no earlier stage")
-            names.append(stage.name)
-            located = located or stage.box is not None
+                _check_step(step, where, axes, earlier)
+            sizes = [step.shape for step in stage.steps if isinstance(step, Resize)]
+            if sizes and sizes[-1] != stage.input_shape[2:]:
+                raise ValueError(f"{where}: resizes to {sizes[-1]}, input_shape ends with {stage.input_shape[2:]}")
+            earlier.append(stage)
         if self.stages[-1].box is not None:
             raise ValueError("the last stage is read out, it cannot be a locating stage")
+        return self
+
+    @model_validator(mode="after")
+    def _quantities_fit(self) -> Manifest:
+        for structure in self.readout.structures:
+            for measurement in structure.measurements:
+                if (measurement.quantity == "volume_ml") != (self.input.kind == "volume"):
+                    raise ValueError(f"{structure.label}: a {self.input.kind} has no {measurement.quantity}")
         return self
 
     @property
     def key(self) -> str:
         """``name/version``, as folders and logs have it."""
         return f"{self.name}/{self.version}"
+
+
+def _check_step(step: Step, where: str, axes: int, earlier: list[StageSpec]) -> None:
+    """Raise ``ValueError`` when a step of a stage cannot run on ``axes`` axes or needs what no earlier stage gives."""
+    if isinstance(step, CropToBox) and all(stage.box is None for stage in earlier):
+        raise ValueError(f"{where}: crop_to_box needs an earlier stage with a box")
+    if isinstance(step, Orient) and axes == 2:
+        raise ValueError(f"{where}: orient is for volumes")
+    if isinstance(step, Resize) and len(step.shape) != axes:
+        raise ValueError(f"{where}: resize to {step.shape} does not have {axes} axes")
+    if isinstance(step, ScaleQuantiles) and step.of_stage not in (None, *(stage.name for stage in earlier)):
+        raise ValueError(f"{where}: scale_quantiles uses {step.of_stage!r}, which is no earlier stage")

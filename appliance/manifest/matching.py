@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -48,6 +49,8 @@ class Condition(ManifestModel):
     def _says_something(self) -> Condition:
         if self.pattern is None and self.excludes is None and self.min is None and self.max is None:
             raise ValueError("give at least one of pattern, excludes, min, max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"no number is at least {self.min:g} and at most {self.max:g}")
         return self
 
     def refusal(self, value: AttributeValue | None) -> str | None:
@@ -66,6 +69,8 @@ class Condition(ManifestModel):
         try:
             number = float(value)
         except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
             return f"{self.attribute} is not a number ({self.because})"
         if self.min is not None and number < self.min:
             return f"{self.attribute} is {number:g}, below {self.min:g} ({self.because})"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from appliance.manifest.base import CodeSpec, ManifestModel
 
 Quantity = Literal["volume_ml", "area_cm2", "area_pixels"]
+Intensity = Annotated[int, Field(ge=0, le=255)]
 
 
 class MeasurementSpec(ManifestModel):
@@ -29,6 +30,13 @@ class MeasurementSpec(ManifestModel):
         Field(description="Smallest and largest plausible value; outside, the result is withheld with the reason"),
     ] = None
 
+    @field_validator("plausible")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError("the smallest plausible value comes first, then the largest")
+        return value
+
 
 class StructureSpec(ManifestModel):
     """One structure: which channel, how it becomes a mask, what is measured."""
@@ -38,7 +46,9 @@ class StructureSpec(ManifestModel):
     category: Annotated[CodeSpec, Field(description="Segmented Property Category (CID 7150)")]
     structure: Annotated[CodeSpec, Field(description="Segmented Property Type")]
     laterality: Annotated[CodeSpec | None, Field(description="Laterality (CID 244)")] = None
-    color: Annotated[tuple[int, int, int], Field(description="sRGB color of outline and segment, 0 to 255 each")]
+    color: Annotated[
+        tuple[Intensity, Intensity, Intensity], Field(description="sRGB color of outline and segment, 0 to 255 each")
+    ]
     components: Annotated[int, Field(ge=0, description="Keep this many largest connected components; 0 keeps all")] = 0
     fill_holes: Annotated[bool, Field(description="Fill holes that are enclosed by the mask")] = False
     measurements: Annotated[list[MeasurementSpec], Field(min_length=1, description="What is measured")]
@@ -86,6 +96,8 @@ class Readout(ManifestModel):
         labels = [structure.label for structure in self.structures]
         if len(set(labels)) != len(labels):
             raise ValueError("two structures have the same label")
+        if self.kind == "argmax" and any(structure.channel == 0 for structure in self.structures):
+            raise ValueError("with kind argmax channel 0 is the background, it is no structure")
         for ratio in self.ratios:
             for label in (ratio.numerator, ratio.denominator):
                 if label not in labels:

@@ -1,6 +1,6 @@
 """The preprocess steps that a manifest may list, in the order in which they run.
 
-Each step is one class here and one function in ``imaging/preprocess``. Geometric steps (``orient``, ``crop_to_box``,
+Each step is one class here and one method in ``imaging/preparation``. Geometric steps (``orient``, ``crop_to_box``,
 ``resize``) have an inverse, so that the model's output returns to the grid of the source image.
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from appliance.manifest.base import ManifestModel
 
 Interpolation = Literal["nearest", "area"]
+Samples = Annotated[int, Field(ge=1)]
 
 
 class Orient(ManifestModel):
@@ -41,7 +42,7 @@ class Resize(ManifestModel):
     """Resize to a fixed number of samples per axis; the field of view stays the same."""
 
     step: Literal["resize"]
-    shape: Annotated[list[int], Field(min_length=2, max_length=3, description="Samples per axis")]
+    shape: Annotated[list[Samples], Field(min_length=2, max_length=3, description="Samples per axis")]
     interpolation: Annotated[
         Interpolation,
         Field(description="nearest (the sample nearest to the centre), or area (2D: linear, with anti-aliasing)"),
@@ -58,6 +59,12 @@ class ScaleQuantiles(ManifestModel):
         str | None,
         Field(description="Use the values that this earlier stage found, instead of those of the array at this step"),
     ] = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScaleQuantiles:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g}, it must be below high, {self.high:g}")
+        return self
 
 
 class Standardize(ManifestModel):
