@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="source", type=Path, metavar="DIR", help="a folder with the files, at a site without internet"
     )
     fetch.set_defaults(command=_models_fetch)
+    convert = models.add_parser("convert", parents=[common], help="build the TensorRT engines of packages")
+    convert.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
+    convert.add_argument("--all", action="store_true", help="the newest version of every package")
+    convert.add_argument("--time-limit", type=float, default=3600.0, metavar="S", help="for one engine (default 3600)")
+    convert.add_argument("--memory-limit", type=int, default=4096, metavar="MIB", help="workspace (default 4096)")
+    convert.set_defaults(command=_models_convert)
     return parser
 
 
@@ -133,6 +139,19 @@ def _models_list(parsed: argparse.Namespace) -> int:
     from appliance.cli.models import list_models
 
     return list_models(parsed.config, parsed.state_dir, as_json=parsed.json)
+
+
+def _models_convert(parsed: argparse.Namespace) -> int:
+    from appliance.cli.convert import convert_models
+
+    return convert_models(
+        parsed.config,
+        parsed.state_dir,
+        parsed.names,
+        everything=parsed.all,
+        time_limit_s=parsed.time_limit,
+        memory_limit_bytes=parsed.memory_limit << 20,
+    )
 
 
 def _models_fetch(parsed: argparse.Namespace) -> int:

@@ -13,9 +13,20 @@ from appliance.domain.result import Algorithm, InferenceResult
 from appliance.domain.states import Stage
 from appliance.imaging.loading import LoadedImage, load_image
 from appliance.imaging.preparation import Preparation
-from appliance.manifest.manifest import StageSpec
+from appliance.manifest.manifest import Manifest, StageSpec
 from appliance.modelrepo.package import ModelPackage
 from appliance.readout.readout import read_out
+
+
+def network_of(manifest: Manifest, stage: StageSpec) -> NetworkSpec:
+    """What the backends must know of one stage's network."""
+    return NetworkSpec(
+        name=f"{manifest.name}/{stage.name}",
+        input_tensor=stage.input_tensor,
+        input_shape=tuple(stage.input_shape),
+        output_tensor=stage.output_tensor,
+        precision=manifest.runtime.precision,
+    )
 
 
 class Model:
@@ -48,7 +59,7 @@ class Model:
         runtime = self.manifest.runtime
         backend = choose(runtime.backends, runtime.precision, threads=self._threads, cache=self._cache)
         for stage in self.manifest.stages:
-            self._sessions[stage.name] = backend.open(files[stage.weights], self._network(stage))
+            self._sessions[stage.name] = backend.open(files[stage.weights], network_of(self.manifest, stage))
         self._backend = backend
         return backend.name
 
@@ -88,15 +99,6 @@ class Model:
         stages[Stage.INFER] = infer_s
         stages[Stage.READ_OUT] = time.monotonic() - prepared
         return result
-
-    def _network(self, stage: StageSpec) -> NetworkSpec:
-        return NetworkSpec(
-            name=f"{self.manifest.name}/{stage.name}",
-            input_tensor=stage.input_tensor,
-            input_shape=tuple(stage.input_shape),
-            output_tensor=stage.output_tensor,
-            precision=self.manifest.runtime.precision,
-        )
 
     def _algorithm(self) -> Algorithm:
         """Who made the result, down to what could change a number (PS3.16 TID 4019)."""

@@ -72,6 +72,22 @@ def test_models_list_says_what_mends_missing_weights(tmp_path: Path) -> None:
     assert "appliance models fetch mr-brain-extract" in models["mr-brain-extract"]["reason"]
 
 
+def test_convert_builds_an_engine_and_finds_it_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    first = appliance("models", "convert", "cxr-lung", "--state-dir", tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "cxr-lung/lungs" in first.stdout and "7.5, 8.0, 8.6, 8.9, 12.0" in first.stdout
+    again = appliance("models", "convert", "cxr-lung", "--state-dir", tmp_path)
+    assert "cached" in again.stdout
+
+
+def test_convert_without_weights_says_what_mends_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    done = appliance("models", "convert", "mr-brain-extract", "--state-dir", tmp_path)
+    assert done.returncode == 69
+    assert "appliance models fetch mr-brain-extract" in done.stderr
+
+
 @pytest.mark.shared_data
 def test_infer_writes_the_results_and_prints_them(tmp_path: Path, shared_data_dir: Path) -> None:
     """The numbers printed are those in the SR."""

@@ -1,0 +1,259 @@
+"""An ONNX file → a TensorRT engine: parsed, compared with the manifest, built within limits.
+
+Networks are strongly typed: the precision is that of the ONNX graph, no flag changes it. It takes seconds to minutes and
+all the memory that it is given, so it never runs in a process that serves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from appliance.backends.base import NetworkSpec, check_tensors
+from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
+from appliance.errors import ApplianceError, InferenceTimeout, ModelPackageError
+
+Progress = Callable[[str], None]
+"""Called with one line about what is being done."""
+
+CAPABILITIES: tuple[str, ...] = ("7.5", "8.0", "8.6", "8.9", "12.0")
+"""Compute capabilities that an ahead-of-time engine is built for: Turing to Blackwell."""
+
+
+_CANCEL_GRACE_S = 5.0
+_MORE_TIME = "Give it a longer limit (--time-limit)"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """A serialized engine, and how it came about.
+
+    Attributes
+    ----------
+    capabilities
+        Those that it was built for; empty when it is for the GPU of this machine alone.
+    left_out
+        Capability → why the network cannot run there.
+    log
+        What the builder said, warnings and errors.
+    """
+
+    plan: bytes
+    seconds: float
+    layers: int
+    capabilities: tuple[str, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+
+
+def build_engine(
+    model: Path,
+    spec: NetworkSpec,
+    api: TensorRtApi,
+    *,
+    time_limit_s: float,
+    memory_limit_bytes: int,
+    progress: Progress,
+) -> BuiltEngine:
+    """Build an engine, in a process of its own.
+
+    Parameters
+    ----------
+    memory_limit_bytes
+        Of the builder's workspace on the device.
+
+    Raises
+    ------
+    ModelPackageError
+        The file is damaged, has an operator that TensorRT lacks (named with its node), is not what the manifest
+        says, or cannot be built; the builder's own words are in the message.
+    InferenceTimeout
+        It took longer than ``time_limit_s``.
+    """
+    started = time.monotonic()
+    deadline = started + time_limit_s
+    wanted = CAPABILITIES if api.ahead_of_time else ()
+    left_out: dict[str, str] = {}
+    while True:
+        attempt = _Attempt(model, spec, wanted, deadline, memory_limit_bytes)
+        outcome = _run_apart(attempt, deadline, progress)
+        if outcome.plan is not None:
+            seconds = time.monotonic() - started
+            return BuiltEngine(outcome.plan, seconds, outcome.layers, wanted, left_out, tuple(outcome.messages))
+        # The builder refuses the whole set when one generation lacks a kernel, Turing for three-dimensional float32
+        # convolutions: the others are built without it, and the reason is kept.
+        if len(wanted) < 2 or not any(_names(message, wanted[0]) for message in outcome.messages):
+            raise ModelPackageError(
+                f"TensorRT cannot build {spec.name}",
+                found=outcome.messages[-1] if outcome.messages else "no message",
+                mend="Let the CPU backends run it, or change the network",
+            )
+        left_out[wanted[0]] = outcome.messages[-1]
+        progress(f"    not for compute capability {wanted[0]}: {outcome.messages[-1][:160]}")
+        wanted = wanted[1:]
+
+
+def _names(message: str, capability: str) -> bool:
+    return f"SM{capability.replace('.', '')}" in message
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of one run of the builder; ``plan`` is ``None`` when it refused the network."""
+
+    plan: bytes | None
+    layers: int
+    messages: list[str]
+
+
+def _run_apart(attempt: _Attempt, deadline: float, progress: Progress) -> _Outcome:
+    """Run the builder in a fresh process.
+
+    A crash in native code is then an error like any other. And what TensorRT-RTX 1.7 builds after a build that it has
+    refused, in the same process, is ten times too large.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_in_child, args=(attempt, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        # The monitor cancels at the deadline; a builder that does not listen to it is ended a little later.
+        while receiver.poll(max(0.0, deadline - time.monotonic()) + _CANCEL_GRACE_S):
+            said = receiver.recv()
+            if isinstance(said, str):
+                progress(said)
+            elif isinstance(said, _Outcome):
+                return said
+            else:
+                raise said
+        raise InferenceTimeout(f"the engine of {attempt.spec.name} was not built in time", mend=_MORE_TIME)
+    except EOFError as error:
+        process.join()
+        raise ModelPackageError(
+            f"the builder of {attempt.spec.name} ended without an answer",
+            found=f"exit code {process.exitcode}",
+            mend="Look at the memory of this machine; the CPU backends can run the model meanwhile",
+        ) from error
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _in_child(attempt: _Attempt, connection: Connection) -> None:
+    try:
+        connection.send(attempt.run(connection.send))
+    except ApplianceError as error:
+        connection.send(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One run of the builder, as the process that does it gets it."""
+
+    model: Path
+    spec: NetworkSpec
+    capabilities: Sequence[str]
+    deadline: float  # by time.monotonic, which all processes of a machine share
+    memory_limit_bytes: int
+
+    def run(self, progress: Progress) -> _Outcome:
+        """Build; the plan is ``None`` when the builder refuses the network."""
+        trt = find_tensorrt().module
+        messages: list[str] = []
+        logger = _logger(trt, messages)
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(self.model)):
+            raise self._parse_error(parser)
+        check_tensors(
+            self.model,
+            self.spec,
+            {entry.name: _shape(entry) for entry in _entries(network.num_inputs, network.get_input)},
+            {entry.name: None for entry in _entries(network.num_outputs, network.get_output)},
+        )
+        config = self._configure(trt, builder, network)
+        config.progress_monitor = monitor = _monitor(trt, self.deadline, progress)
+        plan = builder.build_serialized_network(network, config)
+        del monitor  # TensorRT does not hold it; it had to live until here
+        if plan is None and time.monotonic() > self.deadline:
+            raise InferenceTimeout(f"the engine of {self.spec.name} was not built in time", mend=_MORE_TIME)
+        return _Outcome(None if plan is None else bytes(plan), int(network.num_layers), messages)
+
+    def _configure(self, trt: Any, builder: Any, network: Any) -> Any:
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.memory_limit_bytes)
+        if self.capabilities:
+            config.num_compute_capabilities = len(self.capabilities)
+            for index, capability in enumerate(self.capabilities):
+                config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), index)
+        for entry in _entries(network.num_inputs, network.get_input):
+            if -1 in tuple(entry.shape):
+                # A free axis in the file: the manifest says its one size, so the profile has no range.
+                profile = builder.create_optimization_profile()
+                shape = tuple(self.spec.input_shape)
+                profile.set_shape(entry.name, shape, shape, shape)
+                config.add_optimization_profile(profile)
+        return config
+
+    def _parse_error(self, parser: Any) -> ModelPackageError:
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        found = [
+            f"node {error.node_name() or error.node()} ({error.node_operator() or 'no operator'}): {error.desc()}"
+            for error in errors
+        ]
+        return ModelPackageError(
+            f"TensorRT cannot read {self.model.name}",
+            found="; ".join(found)[:600] or "no message",
+            mend="Express the operator by others in the ONNX file, or let the CPU backends run it; if the file is "
+            "damaged, fetch it again",
+        )
+
+
+def _entries(count: int, get: Callable[[int], Any]) -> list[Any]:
+    return [get(index) for index in range(count)]
+
+
+def _shape(entry: Any) -> tuple[int | None, ...]:
+    return tuple(None if size < 0 else int(size) for size in entry.shape)
+
+
+def _logger(trt: Any, messages: list[str]) -> Any:
+    """A logger that keeps warnings and errors; TensorRT's own prints them."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.WARNING:
+                messages.append(" ".join(message.split()))
+
+    return Logger()
+
+
+def _monitor(trt: Any, deadline: float, progress: Progress) -> Any:
+    """Shows the outermost phases, and cancels the build at the deadline."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None or parent_phase == "Building engine":
+                progress(f"    {phase_name.lower()}")
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return time.monotonic() < deadline
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    return Monitor()
