@@ -1,7 +1,7 @@
 """An ONNX file → a TensorRT engine: parsed, compared with the manifest, built within limits.
 
-Networks are strongly typed: the precision is that of the ONNX graph, no flag changes it. It takes seconds to minutes and
-all the memory that it is given, so it never runs in a process that serves.
+Networks are strongly typed: the precision is that of the ONNX graph, no flag changes it. It takes seconds to minutes
+and all the memory that it is given, so it never runs in a process that serves.
 """
 
 from __future__ import annotations
