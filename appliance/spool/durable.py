@@ -8,6 +8,7 @@ again would report success for lost data. Errors are therefore raised, never ret
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -51,9 +52,13 @@ def move_into_place(source: Path, target: Path) -> None:
 def write_durably(path: Path, content: bytes) -> None:
     """Write a whole file so that after a crash it is either absent (or the old one) or complete."""
     ensure_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    move_into_place(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        move_into_place(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk litter is the last thing that is needed
+        raise

@@ -89,8 +89,12 @@ class Spool:
     def results_folder(self, job_id: int, attempt: int) -> Path:
         """Make and return the folder for the result objects of one attempt at a job; earlier attempts' are removed."""
         of_job = self.results / str(job_id)
-        if of_job.exists():
-            shutil.rmtree(of_job)
+        ensure_folder(of_job)
+        for leftover in of_job.iterdir():
+            # Not those of later attempts: a worker that was suspended until its lease was gone comes by here too, and
+            # the results of who took its job over may be promised already.
+            if int(leftover.name) <= attempt:
+                shutil.rmtree(leftover)
         folder = of_job / str(attempt)
         ensure_folder(folder)
         return folder
