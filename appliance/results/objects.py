@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -16,6 +15,7 @@ from appliance.errors import ResultError
 from appliance.results.capture import write_captures
 from appliance.results.check import check_capture, check_report, check_segmentation, parsed
 from appliance.results.context import FORMS, Form, ResultContext
+from appliance.results.encoding import encoded_file
 from appliance.results.report import write_report
 from appliance.results.segmentation import write_segmentation
 from appliance.results.sources import SourceImages
@@ -89,9 +89,11 @@ def _write(dataset: Dataset, kind: Form, number: int, folder: Path) -> tuple[Res
     """Write one file and flush it to disk; return what it is, and what a reader finds in it."""
     path = folder / f"{kind}-{number}.dcm"
     try:
-        buffer = BytesIO()
-        dataset.save_as(buffer, enforce_file_format=True)
-        content = buffer.getbuffer()
+        content = encoded_file(dataset)
+    except (ValueError, TypeError, AttributeError, NotImplementedError, OSError) as error:
+        # pydicom's words may quote the value of an attribute, so only the kind of error is kept, no cause.
+        raise ResultError(f"the {kind} object cannot be encoded", found=type(error).__name__) from None
+    try:
         with path.open("wb") as file:
             file.write(content)
             file.flush()
@@ -99,9 +101,6 @@ def _write(dataset: Dataset, kind: Form, number: int, folder: Path) -> tuple[Res
         stored = path.read_bytes()
     except OSError as error:
         raise ResultError(f"the {kind} object cannot be written", found=error.strerror) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        # pydicom's words may quote the value of an attribute, so only the kind of error is kept, no cause.
-        raise ResultError(f"the {kind} object cannot be encoded", found=type(error).__name__) from None
     item = ResultObject(
         kind=kind,
         sop_class_uid=str(dataset.SOPClassUID),

@@ -135,7 +135,7 @@ def test_errors_of_the_encoder_do_not_quote_the_patient(
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Phantom^Test")
 
-    monkeypatch.setattr(Dataset, "save_as", refuse)
+    monkeypatch.setattr("appliance.results.encoding.write_file_meta_info", refuse)
     with pytest.raises(ResultError, match="cannot be encoded") as caught:
         write_results(mr.result, mr.sources, mr.context, tmp_path)
     assert "Phantom" not in str(caught.value)
