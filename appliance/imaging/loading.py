@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from pydicom import Dataset
 
 from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
-from appliance.imaging.file import ImageFile, read_image_file
-from appliance.imaging.pixels import MAX_PIXELS, physical_values, stored_values
+from appliance.imaging.file import ImageFile, malformed_header, read_image_file
+from appliance.imaging.mixture import check_one_series
+from appliance.imaging.pixels import MAX_PIXELS, fill_padding, physical_values, stored_values
 from appliance.imaging.projection import projection_of
 from appliance.imaging.slices import Slice, slices_of
 from appliance.imaging.stack import grid_of, ordered
@@ -37,32 +39,47 @@ def load_image(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
     ------
     UnsuitableImage
         The image cannot be read, or is not what ``spec`` asks for; the reasons are those of the modules here.
+    OSError
+        A file is not there, or the disk fails.
     """
-    if spec.kind == "projection":
-        return _load_projection(paths, spec)
-    return _load_volume(paths, spec)
+    with warnings.catch_warnings():
+        # pydicom warns of values that break their VR, and repeats them: they are common, may identify the patient,
+        # and none of them is used here without a check.
+        warnings.simplefilter("ignore")
+        if spec.kind == "projection":
+            return _load_projection(paths, spec)
+        return _load_volume(paths, spec)
 
 
 def _load_projection(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
     if len(paths) != 1:
         raise UnsuitableImage("several-images", "the model judges one radiograph", found=f"{len(paths)} images")
     file = read_image_file(paths[0])
-    return LoadedImage(projection_of(file, spec), (file.dataset,))
+    with malformed_header():
+        return LoadedImage(projection_of(file, spec), (file.dataset,))
 
 
 def _load_volume(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
     files = [read_image_file(path) for path in paths]
-    slices = [found for file in files for found in slices_of(file)]
-    if not slices:
+    if not files:
         raise UnsuitableImage("too-few-slices", "the series has no images")
-    slices = ordered(slices)
-    grid = grid_of(slices, spec)
+    with malformed_header():
+        check_one_series(files)
+        slices = ordered([found for file in files for found in slices_of(file)])
+        grid = grid_of(slices, spec)
     if grid.shape[0] * grid.shape[1] * grid.shape[2] > MAX_PIXELS:
-        raise UnsuitableImage("too-large", "the series has no believable size", found=f"{grid.shape} voxels")
+        raise UnsuitableImage(
+            "too-large",
+            "the series has no believable size",
+            found=" × ".join(str(count) for count in grid.shape),
+            expected=f"at most {MAX_PIXELS} voxels",
+        )
     voxels = np.empty(grid.shape, dtype=np.float32)
     decoded: dict[int, np.ndarray] = {}
     for index, found in enumerate(slices):
         voxels[index] = _physical_frame(found, decoded)
+    if any("PixelPaddingValue" in file.dataset for file in files):
+        fill_padding(voxels)
     dataset = slices[0].file.dataset
     frame_of_reference = dataset.get("FrameOfReferenceUID")
     image = ImageVolume(
@@ -79,7 +96,7 @@ def _physical_frame(found: Slice, decoded: dict[int, np.ndarray]) -> np.ndarray:
     """Physical values ``[row, column]`` of one slice; a multi-frame file is decoded once for all of its frames."""
     key = id(found.file)
     if key not in decoded:
-        frames = stored_values(found.file.dataset, found.file.raw, found.file.pixel_offset)
+        frames = stored_values(found.file.dataset, found.file.raw, found.file.native)
         if frames.shape[0] == 1:
             return physical_values(frames[0], found.file.dataset, found.slope, found.intercept)
         decoded[key] = frames

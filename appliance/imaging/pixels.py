@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
@@ -25,7 +27,7 @@ def check_pixel_module(dataset: Dataset) -> None:
     Raises
     ------
     UnsuitableImage
-        ``no-pixel-data``, ``colour``, ``malformed-header``, ``too-large``.
+        ``colour``, ``malformed-header``, ``too-large``.
     """
     missing = [
         keyword for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
@@ -35,12 +37,16 @@ def check_pixel_module(dataset: Dataset) -> None:
         raise UnsuitableImage(
             "malformed-header", "the image lacks attributes of its pixel module", found=f"no {', '.join(missing)}"
         )
-    if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation", "") not in (
-        "MONOCHROME1",
-        "MONOCHROME2",
+    photometric = str(dataset.get("PhotometricInterpretation", "nothing"))
+    # Enhanced images may be grey up to a value from which on a palette colours them (PS3.3 section C.8.16.2.1.1).
+    presentation = dataset.get("PixelPresentation")
+    if (
+        dataset.get("SamplesPerPixel", 1) != 1
+        or photometric not in ("MONOCHROME1", "MONOCHROME2")
+        or presentation in ("COLOR", "MIXED")
     ):
         raise UnsuitableImage(
-            "colour", "the image is not monochrome", found=str(dataset.get("PhotometricInterpretation", "nothing"))
+            "colour", "the image is not monochrome", found=photometric, mend="Send the images that it was made from"
         )
     frames = frame_count(dataset)
     if min(dataset.Rows, dataset.Columns, frames) < 1 or dataset.Rows * dataset.Columns * frames > MAX_PIXELS:
@@ -50,11 +56,16 @@ def check_pixel_module(dataset: Dataset) -> None:
             found=f"{dataset.Rows} × {dataset.Columns} × {frames}",
             expected=f"1 to {MAX_PIXELS} pixels",
         )
-    if dataset.BitsAllocated not in (8, 16, 32) or not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
+    if (
+        dataset.BitsAllocated not in (8, 16, 32)
+        or not 1 <= dataset.BitsStored <= dataset.BitsAllocated
+        or not dataset.BitsStored - 1 <= _high_bit(dataset) < dataset.BitsAllocated
+        or dataset.PixelRepresentation not in (0, 1)
+    ):
         raise UnsuitableImage(
             "malformed-header",
             "the pixel depth is not one of DICOM's",
-            found=f"{dataset.BitsStored} bits stored in {dataset.BitsAllocated}",
+            found=f"{dataset.BitsStored} bits stored in {dataset.BitsAllocated}, high bit {_high_bit(dataset)}",
         )
 
 
@@ -63,7 +74,12 @@ def frame_count(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def stored_values(dataset: Dataset, raw: memoryview, pixel_offset: int | None) -> NDArray[Any]:
+def _high_bit(dataset: Dataset) -> int:
+    high_bit = dataset.get("HighBit")
+    return int(dataset.BitsStored) - 1 if high_bit is None else int(high_bit)
+
+
+def stored_values(dataset: Dataset, raw: memoryview, native: memoryview | None) -> NDArray[Any]:
     """Return the stored values ``[frame, row, column]`` of a monochrome image.
 
     Parameters
@@ -72,42 +88,45 @@ def stored_values(dataset: Dataset, raw: memoryview, pixel_offset: int | None) -
         The header, read with ``stop_before_pixels``.
     raw
         The whole file.
-    pixel_offset
-        Where native pixel values begin in ``raw``; ``None`` for encapsulated ones, which pydicom then decodes.
+    native
+        The value of Pixel Data, little endian and not compressed; ``None`` when pydicom has to decode it.
 
     Raises
     ------
     UnsuitableImage
-        ``truncated``, ``undecodable``.
+        ``truncated``, ``undecodable``, ``no-pixel-data`` of a deflated file without any.
     """
     shape = (frame_count(dataset), int(dataset.Rows), int(dataset.Columns))
-    if pixel_offset is None:
+    if native is None:
         return _decoded(raw, shape)
     count = shape[0] * shape[1] * shape[2]
-    syntax = dataset.file_meta.TransferSyntaxUID
-    kind = "i" if dataset.PixelRepresentation else "u"
-    dtype = np.dtype(f"{'<' if syntax.is_little_endian else '>'}{kind}{dataset.BitsAllocated // 8}")
-    if len(raw) - pixel_offset < count * dtype.itemsize:
+    dtype = np.dtype(f"<{'i' if dataset.PixelRepresentation else 'u'}{dataset.BitsAllocated // 8}")
+    if len(native) < count * dtype.itemsize:
         raise UnsuitableImage(
             "truncated",
             "the pixel data are shorter than the header says",
-            found=f"{len(raw) - pixel_offset} bytes",
+            found=f"{len(native)} bytes",
             expected=f"{count * dtype.itemsize}",
             mend="Send the image again",
         )
-    values = np.frombuffer(raw, dtype, count, pixel_offset).reshape(shape)
+    values = np.frombuffer(native, dtype, count).reshape(shape)
     return _without_junk_bits(values, dataset)
 
 
 def _decoded(raw: memoryview, shape: tuple[int, int, int]) -> NDArray[Any]:
     try:
-        values = pixel_array(BytesIO(raw), raw=True)
+        # Read again, with the pixels: given the stream itself, pydicom looks for the pixels of a deflated file in the
+        # bytes before inflation.
+        dataset = dcmread(BytesIO(raw))
+        if "PixelData" not in dataset:
+            raise no_pixel_data()
+        values = pixel_array(dataset, raw=True)
     except (InvalidDicomError, ValueError, RuntimeError, NotImplementedError, AttributeError, TypeError, OSError,
-            EOFError, KeyError, IndexError) as error:  # fmt: skip
+            EOFError, LookupError, ArithmeticError, struct.error, zlib.error) as error:  # fmt: skip
         # What decoders raise on damaged code streams is as various as the decoders.
         raise UnsuitableImage(
             "undecodable",
-            "the compressed pixel data cannot be decoded",
+            "the pixel data cannot be decoded",
             found=type(error).__name__,
             mend="Send the image again, uncompressed if it fails again",
         ) from error
@@ -116,26 +135,32 @@ def _decoded(raw: memoryview, shape: tuple[int, int, int]) -> NDArray[Any]:
     return np.asarray(values.reshape(shape))
 
 
+def no_pixel_data() -> UnsuitableImage:
+    """The error for an object that is no image."""
+    return UnsuitableImage(
+        "no-pixel-data", "the object has no pixel data", mend="Route images to the appliance, not reports"
+    )
+
+
 def _without_junk_bits(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
-    """Clear, or fill with the sign, the bits above Bits Stored: some devices keep overlays or garbage there."""
+    """Only the bits of the sample, its sign extended: some devices keep overlays or garbage in the other bits.
+
+    The sample ends at High Bit (PS3.5 section 8.1.1).
+    """
     unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
-    if unused == 0 or int(dataset.get("HighBit", dataset.BitsStored - 1)) != dataset.BitsStored - 1:
+    if unused == 0:
         return values
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
-    if dataset.PixelRepresentation:
-        return np.asarray((native << unused) >> unused)
-    return np.asarray(native & np.array((1 << int(dataset.BitsStored)) - 1, native.dtype))
+    above = int(dataset.BitsAllocated) - 1 - _high_bit(dataset)
+    return np.asarray((values << above) >> unused)
 
 
 def is_native(syntax: UID) -> bool:
-    """Whether pixel values lie in the file as they are."""
-    return not syntax.is_encapsulated and not syntax.is_deflated
+    """Whether pixel values lie in the file as numpy reads them; explicit big endian is retired and left to pydicom."""
+    return bool(not syntax.is_encapsulated and not syntax.is_deflated and syntax.is_little_endian)
 
 
-def physical_values(
-    stored: NDArray[Any], dataset: Dataset, slope: float, intercept: float, *, padding_is_bright: bool = False
-) -> NDArray[np.float32]:
-    """Apply the modality LUT (PS3.3 section C.11.1) and give padding the darkest (or brightest) value of the image.
+def physical_values(stored: NDArray[Any], dataset: Dataset, slope: float, intercept: float) -> NDArray[np.float32]:
+    """Apply the modality LUT (PS3.3 section C.11.1); padding (section C.7.5.1.1.2) becomes NaN, see ``fill_padding``.
 
     Parameters
     ----------
@@ -152,12 +177,37 @@ def physical_values(
             values *= np.float32(slope)
         if intercept != 0.0:
             values += np.float32(intercept)
-    padding = dataset.get("PixelPaddingValue")
+    padding = _as_sample(dataset.get("PixelPaddingValue"), stored.dtype)
     if padding is not None:
-        limit = dataset.get("PixelPaddingRangeLimit", padding)
-        low, high = sorted((int(padding), int(limit)))
-        padded = (stored >= low) & (stored <= high)
-        if padded.any() and not padded.all():
-            valid = values[~padded]
-            values[padded] = valid.max() if padding_is_bright else valid.min()
+        limit = _as_sample(dataset.get("PixelPaddingRangeLimit"), stored.dtype)
+        low, high = sorted((padding, padding if limit is None else limit))
+        values[(stored >= low) & (stored <= high)] = np.nan
     return values
+
+
+def fill_padding(values: NDArray[np.float32], *, bright: bool = False) -> None:
+    """Give padding (NaN) the darkest, or the brightest, value of the image, in place.
+
+    What is outside of the patient then looks like air to a model, not like a value that no tissue has.
+
+    Raises
+    ------
+    UnsuitableImage
+        ``constant-image`` when all of it is padding.
+    """
+    extreme = (np.fmax if bright else np.fmin).reduce(values, axis=None)
+    if np.isnan(extreme):
+        raise UnsuitableImage("constant-image", "the image has no contrast", found="nothing but padding")
+    np.copyto(values, extreme, where=np.isnan(values))
+
+
+def _as_sample(value: Any, dtype: np.dtype[Any]) -> int | None:
+    """A padding value as the samples have it; ``None`` when there is none that can be used.
+
+    Headers give it with the wrong sign (US for signed samples) often enough, and implicit VR does not tell.
+    """
+    if isinstance(value, bytes) and len(value) == 2:
+        value = int.from_bytes(value, "little")
+    if not isinstance(value, int):
+        return None
+    return int(np.array(value & ((1 << 8 * dtype.itemsize) - 1), dtype=f"u{dtype.itemsize}").astype(dtype))

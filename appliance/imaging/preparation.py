@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
+from appliance.imaging.quantiles import quantile
 from appliance.imaging.resampling import resize_area, resize_linear, resize_nearest
 from appliance.manifest.manifest import BoxSpec, StageSpec
 from appliance.manifest.steps import Affine, CropToBox, Orient, Resize, ScaleQuantiles, Standardize
@@ -166,9 +167,7 @@ class Preparation:
         if step.of_stage is not None:
             low, high = self._quantiles[step.of_stage]
         else:
-            array = _own(array, self._source)
-            np.nan_to_num(array, copy=False)
-            low, high = (float(value) for value in np.quantile(array, (step.low, step.high)))
+            low, high = quantile(array, step.low), quantile(array, step.high)
             self._quantiles[stage] = (low, high)
         if not high > low:
             raise UnsuitableImage(
@@ -177,8 +176,7 @@ class Preparation:
                 found=f"{step.low:g} and {step.high:g} quantiles that are equal",
                 mend="Check the detector and the transfer; send the image again",
             )
-        array = _own(array, self._source)
-        array -= np.float32(low)
+        array = array - np.float32(low)
         array /= np.float32(high - low)
         return np.clip(array, 0.0, 1.0, out=array)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels.processing import apply_voi_lut
 
 from appliance.domain.image import ProjectionImage, SourceFrame
 from appliance.errors import UnsuitableImage
 from appliance.imaging.file import ImageFile
-from appliance.imaging.pixels import frame_count, physical_values, stored_values
+from appliance.imaging.pixels import fill_padding, frame_count, physical_values, stored_values
+from appliance.imaging.slices import FrameAttributes, rescale_of
+from appliance.imaging.voi import displayed
 from appliance.manifest.manifest import InputSpec
 
 
@@ -27,14 +27,15 @@ def projection_of(file: ImageFile, spec: InputSpec) -> ProjectionImage:
         raise UnsuitableImage(
             "several-images", "the model judges one radiograph", found=f"{frame_count(dataset)} frames"
         )
-    stored = stored_values(dataset, file.raw, file.pixel_offset)[0]
+    stored = stored_values(dataset, file.raw, file.native)[0]
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
-    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-    pixels = physical_values(stored, dataset, slope, intercept, padding_is_bright=inverted)
+    pixels = physical_values(stored, dataset, *rescale_of(FrameAttributes(dataset)))
+    if "PixelPaddingValue" in dataset:
+        fill_padding(pixels, bright=inverted)
     if spec.apply_voi:
-        pixels = _displayed(pixels, dataset)
+        pixels = displayed(pixels, dataset)
     if inverted:
-        pixels = pixels.max() + pixels.min() - pixels
+        np.subtract(pixels.max() + pixels.min(), pixels, out=pixels)
     spacing, note = honest_spacing(dataset)
     if spacing is not None and spec.max_pixel_spacing_mm is not None and max(spacing) > spec.max_pixel_spacing_mm:
         raise UnsuitableImage(
@@ -51,18 +52,6 @@ def projection_of(file: ImageFile, spec: InputSpec) -> ProjectionImage:
         frame=SourceFrame(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)),
         modality=str(dataset.get("Modality", "")),
     )
-
-
-def _displayed(pixels: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
-    """Apply the first VOI LUT or window (PS3.3 section C.11.2), or none when it cannot be used."""
-    try:
-        if "VOILUTSequence" in dataset:
-            # A LUT is indexed by whole numbers.
-            return np.asarray(apply_voi_lut(np.round(pixels).astype(np.int32), dataset), dtype=np.float32)
-        return np.asarray(apply_voi_lut(pixels, dataset), dtype=np.float32)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError):
-        # A window of width 0, or a malformed LUT: the values without it are still true.
-        return pixels
 
 
 def honest_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:

@@ -21,16 +21,26 @@ def nearest_indices(size: int, samples: int) -> NDArray[np.intp]:
 
 def resize_nearest(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Resize every axis by picking samples; a copy, contiguous."""
-    # The last axis first: it is the one whose gathers are slow, and the fewer of them the better.
-    for axis in reversed(range(array.ndim)):
+    for axis in _cheapest_order(array.shape, shape):
         array = array.take(nearest_indices(array.shape[axis], shape[axis]), axis=axis)
     return np.ascontiguousarray(array)
 
 
+def _cheapest_order(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
+    """The order of the axes in which resizing moves the fewest bytes, and moves them in the longest runs.
+
+    Along the first axis whole planes are copied, along the last single samples are gathered: so what shrinks goes
+    first, from the front, and what grows goes last, from the back.
+    """
+    shrinking = [axis for axis in range(len(before)) if after[axis] <= before[axis]]
+    growing = [axis for axis in range(len(before)) if after[axis] > before[axis]]
+    return shrinking + growing[::-1]
+
+
 def resize_linear(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Resize every axis by linear interpolation between sample centres (half-pixel centres, edges held)."""
-    for axis, samples in enumerate(shape):
-        size = array.shape[axis]
+    for axis in _cheapest_order(array.shape, shape):
+        size, samples = array.shape[axis], shape[axis]
         if size == samples:
             continue
         positions = np.clip((np.arange(samples) + 0.5) * (size / samples) - 0.5, 0, size - 1)

@@ -30,10 +30,15 @@ class Slice:
         Between rows, then between columns.
     frame_index
         Base 0, within ``file``.
+    attributes
+        What else the header says of this frame.
+    slope, intercept
+        The rescale of this frame's stored values (PS3.3 section C.11.1).
     """
 
     file: ImageFile
     frame_index: int
+    attributes: FrameAttributes
     position_mm: NDArray[np.float64]
     orientation: NDArray[np.float64]
     spacing_mm: tuple[float, float]
@@ -48,7 +53,7 @@ def slices_of(file: ImageFile) -> Iterator[Slice]:
     Raises
     ------
     UnsuitableImage
-        ``missing-geometry`` when a frame does not say where it is, ``malformed-header`` when what it says is no number.
+        ``missing-geometry`` when a frame does not say where it is; ``malformed-header``.
     """
     dataset = file.dataset
     count = frame_count(dataset)
@@ -63,7 +68,7 @@ def slices_of(file: ImageFile) -> Iterator[Slice]:
             )
         shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
         for index, group in enumerate(groups):
-            yield _slice(file, index, _Attributes(group, shared[0]), SourceFrame(
+            yield _slice(file, index, FrameAttributes(group, shared[0]), SourceFrame(
                 str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), index + 1
             ))  # fmt: skip
         return
@@ -71,7 +76,7 @@ def slices_of(file: ImageFile) -> Iterator[Slice]:
         raise UnsuitableImage(
             "missing-geometry", "a multi-frame image without functional groups does not say where its frames are"
         )
-    yield _slice(file, 0, _Attributes(dataset), SourceFrame(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)))
+    yield _slice(file, 0, FrameAttributes(dataset), SourceFrame(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)))
 
 
 _MACRO = {
@@ -80,26 +85,30 @@ _MACRO = {
     "PixelSpacing": "PixelMeasuresSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
 }
 """The functional group macro that holds an attribute of a frame (PS3.3 section C.7.6.16.2)."""
 
 
-class _Attributes:
+class FrameAttributes:
     """Looks an attribute up in a frame's functional groups, then in the shared ones; or in a classic data set."""
 
     def __init__(self, *datasets: Dataset) -> None:
         self._datasets = datasets
 
     def get(self, keyword: str) -> Any:
+        """The value, ``None`` when no group has it."""
         for dataset in self._datasets:
-            macro = dataset.get(_MACRO[keyword])
+            macro = dataset.get(_MACRO[keyword]) if keyword in _MACRO else None
             found = macro[0].get(keyword) if macro else dataset.get(keyword)
             if found is not None:
                 return found
         return None
 
 
-def _slice(file: ImageFile, index: int, attributes: _Attributes, source: SourceFrame) -> Slice:
+def _slice(file: ImageFile, index: int, attributes: FrameAttributes, source: SourceFrame) -> Slice:
     position = _numbers(attributes, "ImagePositionPatient", 3)
     orientation = _numbers(attributes, "ImageOrientationPatient", 6).reshape(2, 3)
     spacing = _numbers(attributes, "PixelSpacing", 2)
@@ -108,20 +117,32 @@ def _slice(file: ImageFile, index: int, attributes: _Attributes, source: SourceF
     lengths = np.linalg.norm(orientation, axis=1)
     if np.any(np.abs(lengths - 1) > 0.01) or abs(float(orientation[0] @ orientation[1])) > 0.01:
         raise UnsuitableImage("missing-geometry", "Image Orientation (Patient) is not two perpendicular unit vectors")
-    try:
-        slope, intercept = (
-            float(default if (value := attributes.get(keyword)) is None else value)
-            for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-        )
-    except (TypeError, ValueError) as error:
-        raise UnsuitableImage("malformed-header", "Rescale Slope or Intercept is not a number") from error
+    slope, intercept = rescale_of(attributes)
     return Slice(
-        file, index, position, orientation / lengths[:, None], (float(spacing[0]), float(spacing[1])), slope, intercept,
-        source,
+        file, index, attributes, position, orientation / lengths[:, None], (float(spacing[0]), float(spacing[1])),
+        slope, intercept, source,
     )  # fmt: skip
 
 
-def _numbers(attributes: _Attributes, keyword: str, count: int) -> NDArray[np.float64]:
+def rescale_of(attributes: FrameAttributes) -> tuple[float, float]:
+    """Rescale Slope and Intercept; 1 and 0 when absent or empty.
+
+    Raises
+    ------
+    UnsuitableImage
+        ``malformed-header`` when they are not finite numbers, or the slope is 0.
+    """
+    slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
+    try:
+        numbers = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    except (TypeError, ValueError):
+        numbers = (0.0, 0.0)
+    if not np.isfinite(numbers).all() or numbers[0] == 0:
+        raise UnsuitableImage("malformed-header", "Rescale Slope or Intercept is not a usable number")
+    return numbers
+
+
+def _numbers(attributes: FrameAttributes, keyword: str, count: int) -> NDArray[np.float64]:
     value = attributes.get(keyword)
     try:
         numbers = np.array([float(number) for number in value], dtype=np.float64)

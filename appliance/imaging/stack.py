@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from appliance.domain.geometry import Grid
 from appliance.errors import UnsuitableImage
+from appliance.imaging.mixture import SPLIT, repeated_position
 from appliance.imaging.slices import Slice
 from appliance.manifest.manifest import InputSpec
 
 _ORIENTATION_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 0.05
-"""As a fraction of the spacing: rounding in headers reaches a few percent of thin slices."""
-_SAME_PLACE_MM = 1e-3
+"""As a fraction of the spacing."""
+_ROUNDING_MM = 0.1
+"""Positions in headers may be rounded to one decimal: then neighbours are off by this, and no drift adds up."""
+_SAME_PLACE_MM = 1e-2
 _TILT_TOLERANCE = np.sin(np.radians(0.5))
 
 
@@ -25,21 +28,19 @@ def ordered(slices: Sequence[Slice]) -> list[Slice]:
     Raises
     ------
     UnsuitableImage
-        ``mixed-size``, ``mixed-orientation``, ``mixed-frame-of-reference``.
+        ``mixed-size``, ``mixed-orientation``.
     """
     first = slices[0]
     shape = (first.file.dataset.Rows, first.file.dataset.Columns)
     if any((s.file.dataset.Rows, s.file.dataset.Columns) != shape for s in slices):
-        raise UnsuitableImage("mixed-size", "the slices have different numbers of rows or columns", mend=_SPLIT)
-    if any(not np.allclose(s.spacing_mm, first.spacing_mm, rtol=1e-3) for s in slices):
-        raise UnsuitableImage("mixed-size", "the slices have different pixel spacings", mend=_SPLIT)
-    if any(not np.allclose(s.orientation, first.orientation, atol=_ORIENTATION_TOLERANCE) for s in slices):
+        raise UnsuitableImage("mixed-size", "the slices have different numbers of rows or columns", mend=SPLIT)
+    spacings = np.array([s.spacing_mm for s in slices])
+    if not np.allclose(spacings, first.spacing_mm, rtol=1e-3, atol=0):
+        raise UnsuitableImage("mixed-size", "the slices have different pixel spacings", mend=SPLIT)
+    orientations = np.array([s.orientation for s in slices])
+    if not np.allclose(orientations, first.orientation, rtol=0, atol=_ORIENTATION_TOLERANCE):
         raise UnsuitableImage(
-            "mixed-orientation", "the slices are not parallel", found="a localizer, or two stacks in one", mend=_SPLIT
-        )
-    if len({str(s.file.dataset.get("FrameOfReferenceUID", "")) for s in slices}) > 1:
-        raise UnsuitableImage(
-            "mixed-frame-of-reference", "the slices are of different frames of reference", mend=_SPLIT
+            "mixed-orientation", "the slices are not parallel", found="a localizer, or two stacks in one", mend=SPLIT
         )
     heights = _heights(slices)
     return [slices[index] for index in np.argsort(heights, kind="stable")]
@@ -51,10 +52,14 @@ def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
     Raises
     ------
     UnsuitableImage
-        ``too-few-slices``, ``duplicate-position``, ``slice-gap``, ``uneven-spacing``, ``gantry-tilt``,
+        The reasons of ``repeated_position``; ``too-few-slices``, ``slice-gap``, ``uneven-spacing``, ``gantry-tilt``,
         ``coarse-spacing``, ``small-extent``.
     """
     count = len(slices)
+    steps = np.diff(_heights(slices))
+    repeated = int(np.sum(steps < _SAME_PLACE_MM))
+    if repeated:
+        raise repeated_position(slices, repeated)
     if count < max(2, spec.min_slices):
         raise UnsuitableImage(
             "too-few-slices",
@@ -62,26 +67,28 @@ def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
             found=f"{count} slices",
             expected=f"at least {max(2, spec.min_slices)}",
         )
-    steps = np.diff(_heights(slices))
-    spacing = float(np.median(steps))
-    _check_steps(steps, spacing)
     first, last = slices[0], slices[-1]
     step = (last.position_mm - first.position_mm) / (count - 1)
     normal = np.cross(first.orientation[0], first.orientation[1])
     sine = float(np.linalg.norm(np.cross(step, normal)) / np.linalg.norm(step))
+    spacing = float(np.median(steps))
+    _check_steps(steps, spacing, sine)
     if sine > _TILT_TOLERANCE and not spec.allow_tilt:
         raise UnsuitableImage(
             "gantry-tilt",
             "the stack is sheared: its slices are tilted against the direction in which they follow each other",
-            found=f"{np.degrees(np.arcsin(min(1.0, sine))):.1f}° of gantry tilt",
+            found=_tilt(sine),
             expected="a stack without tilt",
             mend="Reconstruct it without tilt, or use a model that takes tilted stacks",
         )
     expected = first.position_mm + np.arange(count)[:, None] * step
     off_mm = float(np.abs(np.array([s.position_mm for s in slices]) - expected).max())
-    if off_mm > max(0.1, _SPACING_TOLERANCE * spacing * 2):
+    if off_mm > max(_ROUNDING_MM, _SPACING_TOLERANCE * spacing * 2):
         raise UnsuitableImage(
-            "uneven-spacing", "the slices do not lie on a straight line", found=f"{off_mm:.2f} mm beside it"
+            "uneven-spacing",
+            "the slices do not lie on a straight line with even spacing",
+            found=f"a slice {off_mm:.2f} mm beside its place",
+            mend="Reconstruct the series with even spacing",
         )
     affine = np.eye(4)
     affine[:3, 0] = step
@@ -93,7 +100,8 @@ def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
     return grid
 
 
-_SPLIT = "Send each stack as a series of its own"
+def _tilt(sine: float) -> str:
+    return f"{np.degrees(np.arcsin(min(1.0, sine))):.1f}° of gantry tilt"
 
 
 def _heights(slices: Sequence[Slice]) -> NDArray[np.float64]:
@@ -102,17 +110,9 @@ def _heights(slices: Sequence[Slice]) -> NDArray[np.float64]:
     return np.array([s.position_mm for s in slices]) @ normal
 
 
-def _check_steps(steps: NDArray[np.float64], spacing: float) -> None:
-    if np.any(steps < _SAME_PLACE_MM):
-        doubles = int(np.sum(steps < _SAME_PLACE_MM))
-        raise UnsuitableImage(
-            "duplicate-position",
-            "several slices lie in the same place",
-            found=f"{doubles} of {len(steps) + 1}: several echoes, time points or reconstructions in one series",
-            expected="one slice for each position",
-            mend=_SPLIT,
-        )
-    uneven = np.abs(steps - spacing) > _SPACING_TOLERANCE * spacing
+def _check_steps(steps: NDArray[np.float64], spacing: float, sine: float) -> None:
+    tolerance = max(_SPACING_TOLERANCE * spacing, min(_ROUNDING_MM, 0.25 * spacing))
+    uneven = np.abs(steps - spacing) > tolerance * 1.001
     if not np.any(uneven):
         return
     multiples = steps[uneven] / spacing
@@ -128,7 +128,7 @@ def _check_steps(steps: NDArray[np.float64], spacing: float) -> None:
     raise UnsuitableImage(
         "uneven-spacing",
         "the distance between slices varies",
-        found=f"{steps.min():.2f} to {steps.max():.2f} mm",
+        found=f"{steps.min():.2f} to {steps.max():.2f} mm" + (f", and {_tilt(sine)}" if sine > _TILT_TOLERANCE else ""),
         expected="even spacing",
         mend="Reconstruct the series with even spacing",
     )

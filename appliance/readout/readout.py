@@ -34,6 +34,8 @@ def read_out(
     ------
     UnsuitableImage
         ``nothing-found``, ``implausible-result``, ``unexpected-orientation``: a wrong result is worse than none.
+    ModelPackageError
+        The output has fewer channels than the manifest names.
     """
     readout = manifest.readout
     notes = list(readout.notes)
@@ -51,7 +53,7 @@ def read_out(
                 mend="Check that the image shows the body part that the model is for",
             )
         findings.append(_finding(index, structure, mask, image, manifest.name))
-    sizes = {s.label: int(mask.sum()) for s, mask in zip(readout.structures, masks, strict=True)}
+    sizes = {s.label: int(np.count_nonzero(mask)) for s, mask in zip(readout.structures, masks, strict=True)}
     overall = tuple(
         Measurement(
             ratio.concept.code(), sizes[ratio.numerator] / sizes[ratio.denominator], ratio.unit.code(), ratio.digits
@@ -99,7 +101,7 @@ def _segment(structure: StructureSpec, mask: NDArray[np.bool_]) -> Segment:
 
 
 def _finding(index: int, structure: StructureSpec, mask: NDArray[np.bool_], image: Image, model: str) -> Finding:
-    count = int(mask.sum())
+    count = int(np.count_nonzero(mask))
     measurements = []
     for spec in structure.measurements:
         value = _quantity(spec.quantity, count, image)

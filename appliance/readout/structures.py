@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from appliance.errors import ModelPackageError
 from appliance.manifest.readout import Readout, StructureSpec
 
 Restore = Callable[..., NDArray[Any]]
@@ -24,7 +25,20 @@ def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) ->
         Of the last stage, ``[1, channel, axes…]``.
     restore
         Brings one channel back to the source's grid.
+
+    Raises
+    ------
+    ModelPackageError
+        A structure names a channel that the output does not have.
     """
+    last = max(structure.channel for structure in readout.structures)
+    if last >= output.shape[1]:
+        raise ModelPackageError(
+            "the manifest names a channel that the network does not have",
+            found=f"channel {last}",
+            expected=f"0 to {output.shape[1] - 1}",
+            mend="Correct readout.structures of the manifest",
+        )
     interpolate = readout.restore == "linear"
     channels = [output[0, structure.channel] for structure in readout.structures]
     if readout.kind == "threshold" and not interpolate:
@@ -38,11 +52,20 @@ def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) ->
 
 
 def _likeliest(channels: list[NDArray[np.float32]], threshold: float) -> list[NDArray[np.bool_]]:
-    """Where the structures together reach the threshold, the mask of the likeliest of them."""
-    stacked = np.stack(channels)
-    anywhere = stacked.sum(axis=0) >= threshold
-    winner = stacked.argmax(axis=0)
-    return [anywhere & (winner == index) for index in range(len(channels))]
+    """Where the structures together reach the threshold, the mask of the likeliest of them (the first of equals)."""
+    together, likeliest = channels[0].copy(), channels[0].copy()
+    masks = [np.ones(together.shape, dtype=np.bool_)]
+    for channel in channels[1:]:
+        together += channel
+        wins = channel > likeliest
+        for mask in masks:
+            mask &= ~wins
+        masks.append(wins)
+        np.maximum(likeliest, channel, out=likeliest)
+    anywhere = together >= threshold
+    for mask in masks:
+        mask &= anywhere
+    return masks
 
 
 def cleaned(mask: NDArray[np.bool_], structure: StructureSpec) -> NDArray[np.bool_]:

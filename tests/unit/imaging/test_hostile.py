@@ -1,0 +1,49 @@
+"""Damaged headers end in ``UnsuitableImage``, never in another error: a defect would be tried again in vain."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import UnsuitableImage
+from appliance.imaging.loading import load_image
+from appliance.manifest.manifest import InputSpec
+from tests.support.dicom_factory import (
+    chest_pixels,
+    ct_voxels,
+    enhanced_ct,
+    mr_series,
+    mr_voxels,
+    radiograph,
+    write_datasets,
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["classic", "enhanced", "projection"])
+def test_mutated_files(kind: str, seed: int, tmp_path: Path) -> None:
+    rng = random.Random(f"{kind}{seed}")
+    if kind == "classic":
+        paths = write_datasets(mr_series(mr_voxels(3, 6, 5)), tmp_path)
+    elif kind == "enhanced":
+        paths = write_datasets([enhanced_ct(ct_voxels(3, 6, 5))], tmp_path)
+    else:
+        paths = write_datasets([radiograph(chest_pixels(6, 5))], tmp_path)
+    spec = InputSpec(kind="projection" if kind == "projection" else "volume", apply_voi=True)
+    original = paths[-1].read_bytes()
+    loaded = 0
+    for _ in range(60):
+        content = bytearray(original)
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(128, len(content))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del content[rng.randrange(140, len(content)) :]
+        paths[-1].write_bytes(content)
+        try:
+            load_image(paths, spec)
+            loaded += 1
+        except UnsuitableImage as error:
+            assert error.reason
+    assert loaded < 60
