@@ -53,7 +53,7 @@ class Session(ABC):
         tensor
             float32, C-contiguous, of exactly ``spec.input_shape``; only read.
         time_limit_s
-            The run is broken off when it takes longer.
+            The run is broken off when it takes longer; without any time left it does not begin.
 
         Returns
         -------
@@ -71,6 +71,8 @@ class Session(ABC):
         expected = self.spec.input_shape
         if tensor.shape != expected or tensor.dtype != np.float32 or not tensor.flags.c_contiguous:
             raise ValueError(f"{self.spec.name} takes contiguous float32 {expected}, not {tensor.dtype} {tensor.shape}")
+        if time_limit_s <= 0:
+            raise self.timed_out(time_limit_s)
         started = time.monotonic()
         output = self._run(tensor, time_limit_s)
         self.seconds = time.monotonic() - started
@@ -85,13 +87,13 @@ class Session(ABC):
         """The error for a run that was broken off."""
         return InferenceTimeout(
             f"the network {self.spec.name} took too long",
-            expected=f"at most {time_limit_s:g} s (runtime.time_limit_s in the manifest)",
+            expected=f"at most {max(0.0, time_limit_s):.3g} s (what was left of runtime.time_limit_s in the manifest)",
             mend="Give the worker more threads, or use a faster backend",
         )
 
     @abstractmethod
     def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:
-        """Run the network on a checked tensor; ``time_limit_s`` must be kept."""
+        """Run the network on a checked tensor; ``time_limit_s``, which is more than 0, must be kept."""
 
     @abstractmethod
     def close(self) -> None:
@@ -197,3 +199,13 @@ def check_tensors(
             expected=str(list(spec.input_shape)),
             mend="Correct input_shape in the manifest, or put the right file in its place",
         )
+
+
+def wrong_element_type(model: Path, found: str) -> ModelPackageError:
+    """The error for a network whose input is not float32; ``found`` is what the runtime calls its elements."""
+    return ModelPackageError(
+        f"{model.name} takes other numbers than the appliance gives",
+        found=f"elements of type {found}",
+        expected="float32",
+        mend="Export the network with a float32 input; runtime.precision in the manifest says how it computes",
+    )

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from appliance.backends.base import Backend, NetworkSpec, Session, check_tensors
+from appliance.backends.base import Backend, NetworkSpec, Session, check_tensors, wrong_element_type
 from appliance.errors import InferenceFailed, ModelPackageError
 from appliance.manifest.manifest import Precision
 
@@ -57,6 +57,9 @@ class OnnxRuntimeBackend(Backend):
             {entry.name: tuple(entry.shape) for entry in session.get_inputs()},
             {entry.name: None for entry in session.get_outputs()},
         )
+        element_type = session.get_inputs()[0].type
+        if element_type != "tensor(float)":
+            raise wrong_element_type(model, element_type)
         return _OnnxRuntimeSession(spec, session)
 
 

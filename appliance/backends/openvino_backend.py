@@ -9,7 +9,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from appliance.backends.base import Backend, NetworkSpec, Session, check_tensors
+from appliance.backends.base import Backend, NetworkSpec, Session, check_tensors, wrong_element_type
 from appliance.errors import InferenceFailed, ModelPackageError
 from appliance.manifest.manifest import Precision
 
@@ -18,6 +18,8 @@ class OpenVinoBackend(Backend):
     """See ``Backend``.
 
     The precision is always set: left to itself, the latency hint silently computes in bfloat16 on CPUs that have it.
+
+    A run that takes too long ends after the operator that is running; a network that is one long ``Loop`` runs on.
     """
 
     name = "openvino"
@@ -57,6 +59,9 @@ class OpenVinoBackend(Backend):
                 },
                 {name: None for entry in network.outputs for name in entry.get_names()},
             )
+            element_type = network.inputs[0].get_element_type().get_type_name()
+            if element_type != "f32":
+                raise wrong_element_type(model, element_type)
             network.reshape({spec.input_tensor: list(spec.input_shape)})
             compiled = core.compile_model(network, "CPU", properties)
         except RuntimeError as error:
