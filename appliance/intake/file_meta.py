@@ -26,8 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from appliance.domain.uids import derived_uid
-from appliance.version import __version__
+from appliance.domain.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +63,6 @@ TRANSFER_SYNTAXES: Final[Mapping[str, Encoding]] = {
     )
 }
 """The transfer syntaxes that are taken in, and how the data set itself is encoded in each."""
-
-IMPLEMENTATION_CLASS_UID: Final = derived_uid("appliance", "implementation class")
-IMPLEMENTATION_VERSION_NAME: Final = f"APPLIANCE_{__version__}"[:16]
 
 
 def encode_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

@@ -15,6 +15,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from appliance.domain.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.result import InferenceResult
 from appliance.domain.states import Scope
 from appliance.domain.uids import derived_uid
@@ -26,9 +27,6 @@ from appliance.version import __version__
 MANUFACTURER: Final = "dicom-inference-appliance"
 MODEL_NAME: Final = "Inference appliance"
 
-# The same derivation as in the files that intake writes: one product, one implementation (PS3.7 annex D.3.3.2).
-_IMPLEMENTATION_CLASS_UID: Final = UID(derived_uid("appliance", "implementation class"))
-_IMPLEMENTATION_VERSION_NAME: Final = f"APPLIANCE_{__version__}"[:16]
 
 _CARRIED: Final = (
     "SpecificCharacterSet",
@@ -195,8 +193,8 @@ def write_header(
     target.file_meta.MediaStorageSOPClassUID = UID(sop_class_uid)
     target.file_meta.MediaStorageSOPInstanceUID = UID(target.SOPInstanceUID)
     target.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    target.file_meta.ImplementationClassUID = _IMPLEMENTATION_CLASS_UID
-    target.file_meta.ImplementationVersionName = _IMPLEMENTATION_VERSION_NAME
+    target.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    target.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
 def carry_request(target: Dataset, sources: SourceImages) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from appliance import errors
 from appliance.config import settings
@@ -18,16 +16,10 @@ from appliance.console.collector import JournalCollector
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
+from tests.support.documents import models_in, table
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 README = (CONFIGS / "README.md").read_text()
-
-
-def table(title: str) -> set[str]:
-    """The names in the first column of the table below a heading."""
-    section = README.partition(f"{title}\n")[2]
-    rows = section.partition("|---|")[2].partition("\n\n")[0]
-    return set(re.findall(r"^\| `([^`]+)` \|", rows, re.MULTILINE))
 
 
 SECTIONS = {
@@ -49,26 +41,15 @@ SECTIONS = {
 
 @pytest.mark.parametrize("title", SECTIONS)
 def test_settings(title: str) -> None:
-    assert table(title) == set(SECTIONS[title].model_fields)
+    assert table(README, title) == set(SECTIONS[title].model_fields)
 
 
 def test_every_section_is_listed() -> None:
-    found: set[type[BaseModel]] = set()
-
-    def walk(annotation: object) -> None:
-        if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and annotation not in found:
-            found.add(annotation)
-            for field in annotation.model_fields.values():
-                walk(field.annotation)
-        for argument in get_args(annotation):
-            walk(argument)
-
-    walk(settings.Settings)
-    assert found == set(SECTIONS.values())
+    assert models_in(settings.Settings) == set(SECTIONS.values())
 
 
 def test_metrics(tmp_path: Path) -> None:
-    described = table("## Metrics")
+    described = table(README, "## Metrics")
     counted = {
         family.name + ("_total" if family.type == "counter" else "")
         for metric in vars(Metrics()).values()
@@ -90,7 +71,7 @@ def test_errors() -> None:
         for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, errors.ApplianceError)
     }
-    assert table("## Errors") == set(classes)
+    assert table(README, "## Errors") == set(classes)
     for name, error in classes.items():
         assert f"| `{name}` | {error.exit_code} | {'yes' if error.retryable else 'no'} |" in README
 
