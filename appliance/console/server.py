@@ -11,7 +11,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
@@ -21,6 +20,7 @@ from appliance.console.status import status_of
 from appliance.errors import ConfigurationError
 from appliance.journal.journal import Journal
 from appliance.observability.guarded_thread import GuardedThread
+from appliance.observability.role_files import RoleFiles
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Console:
         self._journal = Journal(layout.journal)
         self._spool = Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes)
         self._registry = CollectorRegistry()
-        MultiProcessCollector(self._registry, str(layout.metrics))
+        self._registry.register(RoleFiles(layout.metrics))
         self._registry.register(JournalCollector(self._journal, self._spool, settings))
         self._pages: dict[str, Callable[[str], Page]] = {
             "/metrics": self._metrics,

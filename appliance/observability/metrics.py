@@ -9,14 +9,13 @@ No label ever identifies a patient, a study or a file.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.values import MultiProcessValue
 
-_log = logging.getLogger(__name__)
+from appliance.observability.role_files import prepare_role_files
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 """Buckets that serve a 5 ms receipt as well as a PACS that was down for an hour."""
@@ -119,18 +118,10 @@ class Metrics:
     def for_role(cls, role: str, folder: Path) -> Metrics:
         """Make the metrics of a role (``receiver``, ``worker-0``), going on with its earlier counts in ``folder``.
 
-        Files that a power loss left unreadable are removed, with a warning: a counter that starts again is normal to
-        Prometheus, a role that does not start would lose images.
+        See ``prepare_role_files`` for what does not go on.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        prepare_role_files(role, folder)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         # prometheus_client picks the storage of a value when the value is made, by this attribute of its module.
         values.ValueClass = MultiProcessValue(lambda: role)
-        try:
-            return cls()
-        except Exception as error:  # noqa: BLE001 - whatever unreadable bytes raise in the library's reader
-            _log.warning("metrics of %s were unreadable and start anew: %s", role, type(error).__name__)
-            for file in folder.glob(f"*_{role}.db"):
-                file.unlink()
-            values.ValueClass = MultiProcessValue(lambda: role)
-            return cls()
+        return cls()
