@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Sequence
@@ -38,12 +39,24 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
                 layout.run,
                 {model.manifest.key: model for model in models},
                 Metrics.for_role(name, layout.metrics),
-                on_ready=lifecycle.ready,
+                on_ready=lambda: _settled(lifecycle),
                 on_fatal=lifecycle.fail,
             )
         ]
 
     return run_role(name, settings, layout, build, ready_when_started=False)
+
+
+def _settled(lifecycle: Lifecycle) -> None:
+    """Everything that stays is loaded: keep the garbage collector from walking through it again and again.
+
+    Loading a series makes tens of thousands of short-lived objects, and each hundred would otherwise start a walk: a
+    quarter of the time that 192 headers take.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    lifecycle.ready()
 
 
 def thread_count(settings: Settings) -> int:
