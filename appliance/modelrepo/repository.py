@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from appliance.errors import ConfigurationError, ModelPackageError
 from appliance.manifest.reader import read_manifest
 from appliance.modelrepo.package import ModelPackage
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,11 @@ class ModelRepository:
             raise ConfigurationError(f"there is no folder of model packages {folder}", mend="Correct models.folder")
         self.packages: list[ModelPackage] = []
         self.broken: list[BrokenPackage] = []
-        for path in sorted(folder.glob("*/*/manifest.yaml")):
-            version, name = path.parent.name, path.parent.parent.name
+        # By folder, not by manifest: a package whose copying was cut short is named, not passed over.
+        for package in sorted(folder.glob("*/*/")):
+            path, name, version = package / "manifest.yaml", package.parent.name, package.name
+            if not path.exists() and _VERSION.fullmatch(version) is None:
+                continue
             try:
                 manifest = read_manifest(path)
                 if (manifest.name, manifest.version) != (name, version):
@@ -55,11 +61,11 @@ class ModelRepository:
             except ModelPackageError as error:
                 self.broken.append(BrokenPackage(name, version, error))
             else:
-                self.packages.append(ModelPackage(manifest, path.parent, weights_folder))
-        self.packages.sort(key=lambda package: (package.manifest.name, _number(package.manifest.version)))
+                self.packages.append(ModelPackage(manifest, package, weights_folder))
+        self.packages.sort(key=lambda sound: (sound.manifest.name, _number(sound.manifest.version)))
 
     def find(self, wanted: str) -> ModelPackage:
-        """Return a package by ``name`` (its newest version) or ``name/version``.
+        """Return a package by ``name`` (its newest sound version) or ``name/version``.
 
         Raises
         ------
@@ -81,7 +87,7 @@ class ModelRepository:
         )
 
     def active(self, wanted: Sequence[str] | None) -> list[ModelPackage]:
-        """Return the packages that the settings name; the newest version of each model when they name none.
+        """Return the packages that the settings name; the newest sound version of each model when they name none.
 
         Raises
         ------
