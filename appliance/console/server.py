@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -26,6 +28,7 @@ from appliance.spool.spool import Spool
 _log = logging.getLogger(__name__)
 
 _CLIENT_TIMEOUT_S = 10.0
+_STOP_POLL_S = 0.1
 
 Page = tuple[HTTPStatus, str, bytes]
 """Status, content type, body."""
@@ -67,15 +70,15 @@ class Console:
             page = staticmethod(lambda path, accept: pages[path](accept) if path in pages else None)
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise ConfigurationError(
                 f"cannot listen on {host} port {port}",
                 found=error.strerror,
                 mend="Correct console.host or console.port",
             ) from error
-        self._server.daemon_threads = True
-        self._thread = GuardedThread("console", self._server.serve_forever, self._on_fatal)
+        serve = partial(self._server.serve_forever, _STOP_POLL_S)
+        self._thread = GuardedThread("console", serve, self._on_fatal)
         self._thread.start()
         _log.info("listening on http://%s:%d", host, port)
 
@@ -109,12 +112,27 @@ class Console:
         return _json(HTTPStatus.OK, status_of(self._journal, self._spool, self._settings, self._layout))
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread for each request; none of them keeps the role from ending."""
+
+    def server_bind(self) -> None:
+        """Bind without asking the network for the own name, as ``HTTPServer`` does: without DNS that takes long."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away before it had its answer is no news; ``_Handler`` logs what is."""
+        _log.debug("a client went away")
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET and HEAD; a client that is slow to ask is dropped."""
 
     timeout = _CLIENT_TIMEOUT_S
     server_version = "appliance"
     sys_version = ""
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d %(message)s\n"
     page: Callable[[str, str], Page | None]
 
     def do_GET(self) -> None:

@@ -10,6 +10,7 @@ from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.console.readiness import unready_reasons
 from appliance.journal.journal import Journal
+from appliance.journal.records import JobView
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 
@@ -43,24 +44,26 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             }
             for view in journal.overview.deliveries()
         ],
-        "jobs": [
-            {
-                "job": view.job_id,
-                "state": str(view.state),
-                "model": f"{view.model}/{view.model_version}",
-                "scope": str(view.scope),
-                "revision": view.revision,
-                "attempts": view.attempts,
-                "age_seconds": round(max(0.0, now - view.created_at), 1),
-                "reason": view.reason,
-                "message": view.message,
-            }
-            for view in journal.overview.jobs(_SHOWN)
-        ],
+        "failed_jobs": [_job(view, now) for view in journal.overview.failed_jobs(_SHOWN)],
+        "jobs": [_job(view, now) for view in journal.overview.jobs(_SHOWN)],
         "refusals": [
             {"series": series, "model": model, "reason": reason}
             for series, model, reason in journal.overview.refusals(_SHOWN)
         ],
+    }
+
+
+def _job(view: JobView, now: float) -> dict[str, Any]:
+    return {
+        "job": view.job_id,
+        "state": str(view.state),
+        "model": f"{view.model}/{view.model_version}",
+        "scope": str(view.scope),
+        "revision": view.revision,
+        "attempts": view.attempts,
+        "age_seconds": round(max(0.0, now - view.created_at), 1),
+        "reason": view.reason,
+        "message": view.message,
     }
 
 
@@ -69,24 +72,25 @@ def render_status(status: dict[str, Any]) -> str:
     counts = status["counts"]
     lines = [f"appliance {status['version']}", ""]
     lines += _alarms(status) or ["All is well."]
-    lines += ["", "           waiting   running      done    failed   oldest waiting"]
+    lines += ["", "           waiting   running      done   refused    failed   oldest waiting"]
     oldest = status["oldest_waiting_seconds"]
     series, job, delivery = counts["series"], counts["job"], counts["delivery"]
+    done = job["succeeded"] + job["superseded"]
     rows = (
-        ("series", series["receiving"], 0, series["complete"], 0),
-        ("job", job["queued"], job["running"], job["succeeded"] + job["superseded"], job["failed"] + job["unsuitable"]),
-        ("delivery", delivery["queued"], delivery["sending"], delivery["delivered"], delivery["failed"]),
+        ("series", series["receiving"], 0, series["complete"], 0, 0),
+        ("job", job["queued"], job["running"], done, job["unsuitable"], job["failed"]),
+        ("delivery", delivery["queued"], delivery["sending"], delivery["delivered"], 0, delivery["failed"]),
     )
-    for name, waits, runs, done, failed in rows:
+    for name, *numbers in rows:
         age = "-" if oldest[name] is None else _duration(oldest[name])
-        lines.append(f"{name:9} {waits:8} {runs:9} {done:9} {failed:9}   {age}")
+        lines.append(f"{name:9}{''.join(f'{number:9} ' for number in numbers)}  {age}")
     if status["jobs"]:
         lines += ["", "Newest jobs"]
         for view in status["jobs"]:
             lines.append(
                 f"  {view['job']:6} {view['state']:11} {view['model']:28} {_duration(view['age_seconds'])} ago"
             )
-            if view["message"]:
+            if view["message"] and view["state"] != "failed":  # those stand above, with what to do
                 lines.append(f"         {view['message']}")
     if status["refusals"]:
         lines += ["", "Models that did not want images, and why"]
@@ -121,7 +125,8 @@ def _alarms(status: dict[str, Any]) -> list[str]:
         )
     failed = status["counts"]["job"]["failed"]
     if failed:
-        alarms.append(f"FAILED {failed} job(s), see below. Mend the cause, then: appliance requeue --job N")
+        alarms.append(f"FAILED {failed} job(s). Mend the cause, then: appliance requeue --job N")
+        alarms += [f"       job {view['job']}, {view['model']}: {view['message']}" for view in status["failed_jobs"]]
     return alarms
 
 

@@ -55,7 +55,13 @@ class Overview:
 
     def jobs(self, limit: int) -> list[JobView]:
         """The newest jobs, newest first."""
-        rows = self._database.connection().execute("SELECT * FROM job ORDER BY job_id DESC LIMIT ?", (limit,))
+        return self._jobs("SELECT * FROM job ORDER BY job_id DESC LIMIT ?", limit)
+
+    def failed_jobs(self, limit: int) -> list[JobView]:
+        """The newest failed jobs, newest first."""
+        return self._jobs("SELECT * FROM job WHERE state = 'failed' ORDER BY job_id DESC LIMIT ?", limit)
+
+    def _jobs(self, query: str, limit: int) -> list[JobView]:
         return [
             JobView(
                 job_id=row["job_id"],
@@ -71,7 +77,7 @@ class Overview:
                 created_at=row["created_at"],
                 finished_at=row["finished_at"],
             )
-            for row in rows
+            for row in self._database.connection().execute(query, (limit,))
         ]
 
     def deliveries(self) -> list[DeliveryView]:

@@ -34,6 +34,24 @@ def test_opening_again_changes_nothing(path: Path) -> None:
     second.close()
 
 
+def test_an_older_versions_journal_is_brought_up_to_date(path: Path) -> None:
+    """With what it holds; here from the first version."""
+    Journal(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP INDEX job_failed")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    journal = Journal(path)
+    queue_job(journal, "1")
+    journal.jobs.fail(claim(journal), "worker-0", 210, "defect", "why", retry_at=None, max_attempts=3)
+    assert [view.job_id for view in journal.overview.failed_jobs(10)] == [1]
+    journal.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+    assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'job_failed'").fetchone()[0] == 1
+    connection.close()
+
+
 def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
     Journal(path).close()
     connection = sqlite3.connect(path)
@@ -41,7 +59,7 @@ def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
     connection.close()
     with pytest.raises(JournalError) as caught:
         Journal(path)
-    assert "newer version: found schema 99, expected 1 or older. Install the appliance version" in str(caught.value)
+    assert "newer version: found schema 99, expected 2 or older. Install the appliance version" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +200,7 @@ def test_the_frequent_queries_never_read_a_whole_table(journal: Journal) -> None
         journal.overview.deliveries()
         journal.overview.stages(1)
         journal.overview.jobs(20)
+        journal.overview.failed_jobs(20)
     steps = plans.steps()
     assert len(steps) > 20
     # A partial index holds only what waits or runs: reading all of it is fine, reading all that ever was is not.
@@ -192,6 +211,7 @@ def test_the_frequent_queries_never_read_a_whole_table(journal: Journal) -> None
         "delivery_queued",
         "delivery_undone",
         "delivery_sending",
+        "job_failed",
     )
     whole = [
         step

@@ -1,0 +1,154 @@
+"""The status, as values and as the page that somebody reads at 3 a.m."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+
+from appliance.console.status import render_status, status_of
+from appliance.journal.records import Assessment
+from appliance.spool.spool import Spool
+from appliance.version import __version__
+from tests.unit.console.conftest import ROLES, Bench
+from tests.unit.journal.makers import YES, claim, queue_job, received, register, succeed
+
+
+def status(bench: Bench) -> dict[str, Any]:
+    return status_of(bench.journal, Spool(bench.layout.spool), bench.settings, bench.layout)
+
+
+def text(bench: Bench) -> str:
+    return render_status(status(bench))
+
+
+def test_an_idle_appliance(bench: Bench) -> None:
+    with bench.running(*ROLES):
+        lines = text(bench).splitlines()
+    assert lines[:3] == [f"appliance {__version__}", "", "All is well."]
+    assert [line.split() for line in lines[-3:]] == [[name, *"00000", "-"] for name in ("series", "job", "delivery")]
+
+
+def test_it_is_plain_json(bench: Bench) -> None:
+    queue_job(bench.journal, "1")
+    succeed(bench.journal, claim(bench.journal))
+    found = status(bench)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_roles_that_do_not_run_come_first(bench: Bench) -> None:
+    assert text(bench).splitlines()[2:5] == [f"DOWN   {role}: not running" for role in ROLES]
+
+
+def test_a_failed_delivery_says_why_and_what_to_do(bench: Bench) -> None:
+    queue_job(bench.journal, "1")
+    succeed(bench.journal, claim(bench.journal), kinds=("sr", "seg"), destinations=("pacs",))
+    for delivery in bench.journal.deliveries.claim("pacs", 220, 10):
+        bench.journal.deliveries.fail(delivery.delivery_id, 230, 0xC000, "the PACS answered 0xC000")
+    with bench.running(*ROLES):
+        assert (
+            "FAILED 2 delivery(s) to pacs: the PACS answered 0xC000. "
+            "Mend it, then: appliance requeue --deliveries --destination pacs" in text(bench)
+        )
+
+
+def test_a_destination_that_is_down_is_seen_however_much_joins_its_queue(bench: Bench) -> None:
+    now = time.time()
+    queue_job(bench.journal, "1")
+    succeed(bench.journal, claim(bench.journal), now=now - 7000, kinds=("sr",), destinations=("pacs",))
+    [delivery] = bench.journal.deliveries.claim("pacs", now, 1)
+    bench.journal.deliveries.postpone(delivery.delivery_id, now + 60, None, "cannot connect to 192.0.2.20:104")
+    queue_job(bench.journal, "2")
+    succeed(bench.journal, claim(bench.journal), now=now, kinds=("sr",), destinations=("pacs",))
+    with bench.running(*ROLES):
+        assert re.search(r"WAITS  2 delivery\(s\) to pacs for 11\d min: cannot connect to 192.0.2.20:104", text(bench))
+
+
+def test_a_failed_job_says_why_and_what_to_do(bench: Bench) -> None:
+    queue_job(bench.journal, "1")
+    bench.journal.jobs.fail(
+        claim(bench.journal), "worker-0", 210, "defect", "KeyError at x.py:1; report it", retry_at=None, max_attempts=3
+    )
+    with bench.running(*ROLES):
+        page = text(bench)
+    assert "FAILED 1 job(s). Mend the cause, then: appliance requeue --job N\n" in page
+    assert page.count("KeyError at x.py:1; report it") == 1
+
+
+def test_failed_jobs_are_named_even_when_many_newer_ones_went_well(bench: Bench) -> None:
+    """``requeue --job N`` needs the number."""
+    queue_job(bench.journal, "1")
+    job = claim(bench.journal)
+    bench.journal.jobs.fail(job, "worker-0", 210, "defect", "why it failed", retry_at=None, max_attempts=3)
+    for number in range(25):
+        queue_job(bench.journal, f"2.{number}")
+    assert f"       job {job.job_id}, brain/1.0.0: why it failed\n" in text(bench)
+
+
+def test_an_image_that_a_model_cannot_judge_is_no_failure(bench: Bench) -> None:
+    """Nothing is broken: it is explained and needs nobody."""
+    queue_job(bench.journal, "1")
+    bench.journal.jobs.unsuitable(claim(bench.journal), "worker-0", 210, "gap", "a slice is missing", {})
+    with bench.running(*ROLES):
+        page = text(bench)
+    assert "All is well." in page
+    assert "a slice is missing" in page
+    [line] = [line for line in page.splitlines() if line.startswith("job")]
+    assert line.split() == ["job", "0", "0", "0", "1", "0", "-"]
+
+
+def test_what_was_kept_apart_is_named(bench: Bench) -> None:
+    instance = register(bench.journal, received("1.1"))
+    bench.journal.instances.add_conflict(instance.instance_id, "x", "conflicts/x", "dicom", 100)
+    bench.journal.instances.add_rejection("not-dicom", "it is a text", "rejected/a", "dropfolder", 100)
+    page = text(bench)
+    assert "NOTE   1 instance(s) came with the UID of another" in page
+    assert "NOTE   1 file(s) could not be taken and lie in spool/rejected" in page
+    assert "the newest: it is a text" in page
+
+
+def test_why_models_did_not_want_images(bench: Bench) -> None:
+    for number in range(3):
+        register(
+            bench.journal, received(f"1.{number}"), [Assessment("lung", "1.0.0", "Modality is CT, wants CR or DX")]
+        )
+    page = text(bench)
+    assert page.count("  lung: Modality is CT, wants CR or DX") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.2, "0 s"),
+        (119, "119 s"),
+        (121, "2 min"),
+        (7100, "118 min"),
+        (7300, "2.0 h"),
+        (172900, "2.0 d"),
+        (1e6, "11.6 d"),
+    ],
+)
+def test_durations_as_people_read_them(bench: Bench, seconds: float, shown: str) -> None:
+    queue_job(bench.journal, "1", at=time.time() - seconds)
+    [line] = [line for line in text(bench).splitlines() if line.startswith("job")]
+    assert line.endswith(f"   {shown}")
+
+
+def test_nothing_in_it_identifies_a_patient(bench: Bench) -> None:
+    """No UID, no attribute of an image: both pages may be sent to a vendor as they are."""
+    uid = "1.2.826.0.1.3680043.8.498"
+    attributes = {"StudyDescription": "DOE^JOHN", "SeriesDescription": "DOE^JOHN"}
+    register(bench.journal, received(f"{uid}.3", series=f"{uid}.2", study=f"{uid}.1", attributes=attributes), [YES])
+    succeed(bench.journal, claim(bench.journal))
+    for page in (json.dumps(status(bench)), text(bench)):
+        assert uid not in page
+        assert "DOE" not in page
+
+
+def test_it_fits_a_terminal(bench: Bench) -> None:
+    queue_job(bench.journal, "1")
+    claim(bench.journal)
+    assert max(map(len, text(bench).splitlines())) <= 100
