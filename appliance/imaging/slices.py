@@ -79,6 +79,9 @@ def slices_of(file: ImageFile) -> Iterator[Slice]:
     yield _slice(file, 0, FrameAttributes(dataset), SourceFrame(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)))
 
 
+_USABLE = 1e15
+"""Largest size of a rescale: times 32 bits it leaves float32 room."""
+
 _MACRO = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
@@ -130,14 +133,15 @@ def rescale_of(attributes: FrameAttributes) -> tuple[float, float]:
     Raises
     ------
     UnsuitableImage
-        ``malformed-header`` when they are not finite numbers, or the slope is 0.
+        ``malformed-header`` when they are no numbers, or so large or small that values in float32 would be lost.
     """
     slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
     try:
         numbers = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
     except (TypeError, ValueError):
         numbers = (0.0, 0.0)
-    if not np.isfinite(numbers).all() or numbers[0] == 0:
+    slope_size, intercept_size = np.abs(numbers)
+    if not (1 / _USABLE <= slope_size <= _USABLE and intercept_size <= _USABLE):
         raise UnsuitableImage("malformed-header", "Rescale Slope or Intercept is not a usable number")
     return numbers
 

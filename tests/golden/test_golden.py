@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from appliance.domain.result import InferenceResult
-from appliance.errors import UnsuitableImage
+from appliance.errors import BackendUnavailable, UnsuitableImage, WeightsUnavailable
 from appliance.manifest.manifest import BackendName
 from appliance.modelrepo.package import ModelPackage
 from appliance.modelrepo.repository import ModelRepository
@@ -41,10 +41,12 @@ def opened(package: ModelPackage, cache: Path, backend: BackendName | None = Non
     model = Model(package, threads=2, cache=cache)
     try:
         model.open()
-    except Exception as error:  # noqa: BLE001 - weights that could not be fetched
+    except (WeightsUnavailable, BackendUnavailable) as error:
         pytest.skip(f"{package.manifest.key} cannot run: {error}")
-    yield model
-    model.close()
+    try:
+        yield model
+    finally:
+        model.close()
 
 
 def judged(model: Model, paths: list[Path]) -> InferenceResult:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -100,6 +102,30 @@ def test_lossy_files_decode(name: str, shape: tuple[int, int]) -> None:
     pixels = pixels_of(Path(str(get_testdata_file(name))))
     assert pixels.shape == shape
     assert pixels.max() > pixels.min()
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("command", ["dcmcjpeg +e1", "dcmcjpeg +el", "dcmcjpls +el", "dcmcrle"])
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_what_dcmtk_compressed(command: str, signed: bool, tmp_path: Path) -> None:
+    """Lossless JPEG (both processes), which archives keep most images in, JPEG-LS and RLE; 12 bits, and 16 signed."""
+    program, *options = command.split()
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed (dcmtk)")
+    datasets = ct_series(HU)
+    for dataset, plane in zip(datasets, HU, strict=True):
+        if signed:
+            dataset.PixelRepresentation, dataset.RescaleIntercept = 1, "0"
+            dataset.BitsStored, dataset.HighBit = 16, 15
+            dataset.PixelData = plane.astype("<i2").tobytes()
+    paths = write_datasets(datasets, tmp_path / "plain")
+    compressed = [tmp_path / path.name for path in paths]
+    for plain, packed in zip(paths, compressed, strict=True):
+        subprocess.run([program, *options, plain, packed], check=True, capture_output=True)
+    assert dcmread(compressed[0]).file_meta.TransferSyntaxUID.is_compressed
+    image = load_image(compressed, VOLUME).image
+    assert isinstance(image, ImageVolume)
+    assert np.array_equal(image.voxels, HU)
 
 
 def test_junk_above_the_stored_bits_is_cleared(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ class TestResampling:
         assert nearest_indices(6, 4).tolist() == [0, 2, 3, 5]
         assert nearest_indices(1, 3).tolist() == [0, 0, 0]
 
+    @pytest.mark.parametrize(("size", "samples"), [(192, 128), (256, 128), (178, 256)])
+    def test_nearest_is_exact_on_the_grids_of_deepbet(self, size: int, samples: int) -> None:
+        """By whole numbers: the sample whose range holds the centre, the upper one where the centre is on a border."""
+        expected = [(2 * index + 1) * size // (2 * samples) for index in range(samples)]
+        assert nearest_indices(size, samples).tolist() == expected
+
     @given(st.integers(1, 600), st.integers(1, 600))
     def test_nearest_stays_inside_and_symmetric(self, size: int, samples: int) -> None:
         indices = nearest_indices(size, samples)

@@ -190,6 +190,15 @@ def test_a_spoilt_series_is_refused(reason: str, spoil: Callable[[list[Dataset]]
     assert refused(datasets, tmp_path).reason == reason
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [("1e38", "0"), ("1e300", "0"), ("1e-46", "0"), ("1", "1e39")])
+def test_a_rescale_beyond_float32_is_refused(slope: str, intercept: str, tmp_path: Path) -> None:
+    """Values would become infinite, or all the same."""
+    datasets = series(3)
+    for dataset in datasets:
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+    assert refused(datasets, tmp_path).reason == "malformed-header"
+
+
 def test_errors_of_position_that_add_up_are_refused(tmp_path: Path) -> None:
     """No step is off by more than 4 %, but in the middle of 80 slices the positions are two slices off."""
     datasets = series(80)
