@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -18,7 +19,8 @@ from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
 from tests.support.documents import models_in, table
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+ROOT = Path(__file__).parents[3]
+CONFIGS = ROOT / "configs"
 README = (CONFIGS / "README.md").read_text()
 
 
@@ -59,10 +61,38 @@ def test_metrics(tmp_path: Path) -> None:
     assert described == counted | {family.name for family in collector.collect()}
 
 
+def test_types_labels_and_words_of_metrics(tmp_path: Path) -> None:
+    rows = dict(re.findall(r"^\| `(appliance_\w+)` \| (.*) \|$", README, re.MULTILINE))
+    for metric in vars(Metrics()).values():
+        [family] = metric.collect()
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "-"
+        assert rows[name] == f"{family.type} | {labels} | {family.documentation}"
+    collector = JournalCollector(Journal(tmp_path / "journal" / "j"), Spool(tmp_path / "spool"), settings.Settings())
+    for family in collector.collect():
+        names = list(family._labelnames)  # type: ignore[attr-defined]
+        labels = ", ".join(f"`{label}`" for label in names) or "-"
+        assert rows[family.name] == f"{family.type} | {labels} | {family.documentation}"
+
+
 def test_no_metric_has_a_label_that_could_identify_a_patient() -> None:
     allowed = {"source", "outcome", "sign", "model", "answer", "stage", "destination", "kind", "version", "backend"}
     for metric in vars(Metrics()).values():
         assert set(metric._labelnames) <= allowed
+
+
+def test_reasons_of_refusals() -> None:
+    """They are values of a metric's label: whoever makes an alarm on one finds it here."""
+    listed = set(re.findall("`([a-z-]+)`", README.partition("Reasons of refusals")[2].partition("\n\n")[0]))
+    used = {
+        call.args[0].value
+        for source in (ROOT / "appliance" / "intake").glob("*.py")
+        for call in ast.walk(ast.parse(source.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "RejectedInput"
+        if isinstance(call.args[0], ast.Constant)
+    }
+    assert len(used) > 10
+    assert listed == used | {"stored", "duplicate", "conflict", "no-room", "disk-error", "error"}
 
 
 def test_errors() -> None:
@@ -73,7 +103,8 @@ def test_errors() -> None:
     }
     assert table(README, "## Errors") == set(classes)
     for name, error in classes.items():
-        assert f"| `{name}` | {error.exit_code} | {'yes' if error.retryable else 'no'} |" in README
+        words = (error.__doc__ or "").partition("\n")[0]
+        assert f"| `{name}` | {error.exit_code} | {'yes' if error.retryable else 'no'} | {words} |" in README
 
 
 def test_the_shipped_configuration_is_the_defaults() -> None:
