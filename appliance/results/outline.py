@@ -19,7 +19,7 @@ _SHADOW_PX: Final = 4.4
 _SHADOW_OPACITY: Final = 0.55
 
 
-def draw_outline(picture: Image.Image, mask: NDArray[np.bool_], color: Color) -> None:
+def draw_outline(picture: Image.Image, mask: NDArray[np.bool_], color: Color, block: int = 1) -> None:
     """Draw the outline of ``mask`` into ``picture``, with a faint shadow that parts it from bright tissue.
 
     Parameters
@@ -28,16 +28,22 @@ def draw_outline(picture: Image.Image, mask: NDArray[np.bool_], color: Color) ->
         RGB; changed in place. The mask is stretched to its size.
     mask
         bool ``[row, column]``.
+    block
+        How many pixels of the mask, in both directions, are averaged before it is stretched.
     """
     extent = Image.fromarray(mask.view(np.uint8)).getbbox()
     if extent is None:
         return
     # Only the surroundings of the mask are worked on. The border of two mask pixels keeps the line whole where the
     # mask touches the edge of the image.
-    left, top, right, bottom = extent[0] - 2, extent[1] - 2, extent[2] + 2, extent[3] + 2
-    padded = np.zeros((bottom - top, right - left), dtype=np.uint8)
-    padded[2:-2, 2:-2] = mask[top + 2 : bottom - 2, left + 2 : right - 2] * np.uint8(255)
-    scale_x, scale_y = picture.width / mask.shape[1], picture.height / mask.shape[0]
+    left, top = extent[0] // block - 2, extent[1] // block - 2
+    right, bottom = -(-extent[2] // block) + 2, -(-extent[3] // block) + 2
+    within = mask[(top + 2) * block : (bottom - 2) * block, (left + 2) * block : (right - 2) * block]
+    padded = np.zeros(((bottom - top) * block, (right - left) * block), dtype=np.uint8)
+    padded[2 * block :, 2 * block :][: within.shape[0], : within.shape[1]] = within * np.uint8(255)
+    coverage = Image.fromarray(padded).reduce(block)
+    scale_x = picture.width / math.ceil(mask.shape[1] / block)
+    scale_y = picture.height / math.ceil(mask.shape[0] / block)
     box = (
         math.floor(left * scale_x),
         math.floor(top * scale_y),
@@ -45,23 +51,20 @@ def draw_outline(picture: Image.Image, mask: NDArray[np.bool_], color: Color) ->
         math.ceil(bottom * scale_y),
     )
     source = (box[0] / scale_x - left, box[1] / scale_y - top, box[2] / scale_x - left, box[3] / scale_y - top)
-    field = _stretched(padded, (box[2] - box[0], box[3] - box[1]), source, max(scale_x, scale_y))
+    if scale_x != 1 or scale_y != 1:
+        coverage = _stretched(coverage, (box[2] - box[0], box[3] - box[1]), source, max(scale_x, scale_y))
+    field = coverage.point(_BINARY).filter(ImageFilter.GaussianBlur(_SIGMA))
     picture.paste((0, 0, 0), box, field.point(_SHADOW))
     picture.paste(color, box, field.point(_LINE))
 
 
 def _stretched(
-    mask: NDArray[np.uint8], size: tuple[int, int], source: tuple[float, float, float, float], scale: float
+    coverage: Image.Image, size: tuple[int, int], source: tuple[float, float, float, float], scale: float
 ) -> Image.Image:
-    """The part ``source`` of the mask at the size of the picture, its edge blurred to the known width."""
-    stretched = Image.fromarray(mask).transform(
-        size, Image.Transform.EXTENT, data=source, resample=Image.Resampling.BILINEAR
-    )
-    if scale > 1:
-        # Rounds the steps of voxels: by less than half a voxel, so the line stays where the mask ends.
-        stretched = stretched.filter(ImageFilter.GaussianBlur(scale * 0.7))
-    binary = stretched.point([0] * 128 + [255] * 128)
-    return binary.filter(ImageFilter.GaussianBlur(_SIGMA))
+    """The part ``source`` of the mask at the size of the picture."""
+    stretched = coverage.transform(size, Image.Transform.EXTENT, data=source, resample=Image.Resampling.BILINEAR)
+    # Rounds the steps of voxels: by less than half a voxel, so the line stays where the mask ends.
+    return stretched.filter(ImageFilter.GaussianBlur(scale * 0.7)) if scale > 1 else stretched
 
 
 def _opacity_of_level(width_px: float, opacity: float) -> list[int]:
@@ -74,5 +77,6 @@ def _opacity_of_level(width_px: float, opacity: float) -> list[int]:
     return table
 
 
+_BINARY: Final = [0] * 128 + [255] * 128
 _LINE: Final = _opacity_of_level(_LINE_PX, 1.0)
 _SHADOW: Final = _opacity_of_level(_SHADOW_PX, _SHADOW_OPACITY)

@@ -38,13 +38,13 @@ def draw_text(
     for run, raised in _runs(shown):
         face = font(int(size * 0.7)) if raised else font(size)
         draw.text((x, y - size * 0.28 if raised else y), run, font=face, fill=color, anchor="lm")
-        x += face.getlength(run)
+        x += _run_width(run, raised, size)
     return x - position[0]
 
 
 def text_width(text: str, size: int) -> float:
     """Width in pixels that ``draw_text`` takes."""
-    return sum((font(int(size * 0.7)) if raised else font(size)).getlength(run) for run, raised in _runs(text))
+    return sum(_run_width(run, raised, size) for run, raised in _runs(text))
 
 
 def wrapped(text: str, size: int, width: float) -> list[str]:
@@ -57,6 +57,12 @@ def wrapped(text: str, size: int, width: float) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+@lru_cache(maxsize=256)
+def _run_width(run: str, raised: bool, size: int) -> float:
+    """Each text is measured to be placed, to be cut and to be drawn, and measuring takes longer than drawing."""
+    return font(int(size * 0.7) if raised else size).getlength(run)
 
 
 @lru_cache(maxsize=256)

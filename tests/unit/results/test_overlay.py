@@ -88,13 +88,13 @@ def test_large_radiographs_are_scaled_down(tmp_path: Path) -> None:
     assert 640 <= picture.shape[1] <= 1024
 
 
-@pytest.mark.parametrize("scale", [0.25, 1, 4])
-def test_outlines_follow_the_edge_and_hide_nothing(scale: float) -> None:
+@pytest.mark.parametrize(("scale", "block"), [(0.25, 1), (0.25, 4), (0.4, 2), (1, 1), (4, 1)])
+def test_outlines_follow_the_edge_and_hide_nothing(scale: float, block: int) -> None:
     mask = np.zeros((200, 160), dtype=np.bool_)
     mask[60:140, 40:120] = True
     size = int(160 * scale), int(200 * scale)
     picture = Image.new("RGB", size, (100, 100, 100))
-    draw_outline(picture, mask, (255, 0, 0))
+    draw_outline(picture, mask, (255, 0, 0), block)
     pixels = np.asarray(picture)
     touched = np.any(pixels != 100, axis=2)
     rows, columns = np.nonzero(pixels[..., 0] > 200)
@@ -107,9 +107,10 @@ def test_outlines_follow_the_edge_and_hide_nothing(scale: float) -> None:
     assert touched.mean() < 0.04 / scale + 0.02
 
 
-def test_outlines_at_the_border_of_the_image_are_drawn() -> None:
+@pytest.mark.parametrize(("side", "block"), [(50, 1), (299, 3)])
+def test_outlines_at_the_border_of_the_image_are_drawn(side: int, block: int) -> None:
     picture = Image.new("RGB", (100, 100), (100, 100, 100))
-    draw_outline(picture, np.ones((50, 50), dtype=np.bool_), (255, 0, 0))
+    draw_outline(picture, np.ones((side, side), dtype=np.bool_), (255, 0, 0), block)
     pixels = np.asarray(picture)
     assert np.all(pixels[0, 5:95, 0] > 150)
     assert np.all(pixels[5:95, -1, 0] > 150)
