@@ -104,7 +104,7 @@ def test_outlines_follow_the_edge_and_hide_nothing(scale: float, block: int) -> 
     # Inside and outside stay as they were: the line is thin.
     middle = touched[int(75 * scale) : int(125 * scale), int(55 * scale) : int(105 * scale)]
     assert not middle.any()
-    assert touched.mean() < 0.04 / scale + 0.02
+    assert touched.mean() < 0.045 / scale + 0.02
 
 
 @pytest.mark.parametrize(("side", "block"), [(50, 1), (299, 3)])
