@@ -11,7 +11,7 @@ from appliance.config.settings import Settings
 from appliance.errors import ModelPackageError
 from appliance.manifest.manifest import Manifest
 from appliance.modelrepo.package import ModelPackage
-from appliance.modelrepo.repository import ModelRepository
+from appliance.modelrepo.repository import BrokenPackage, ModelRepository
 
 _PACKAGED = Path(__file__).resolve().parents[2] / "engines"
 """The packages beside the code, as a checkout has them."""
@@ -19,10 +19,19 @@ _PACKAGED = Path(__file__).resolve().parents[2] / "engines"
 
 @dataclass(frozen=True, slots=True)
 class ActiveModels:
-    """The active models: those that can run, and why the others cannot."""
+    """The active models: those that can run, and why the others cannot.
+
+    Attributes
+    ----------
+    unusable
+        Name of an active model → why it cannot run.
+    broken
+        Packages whose manifest cannot be used: they are not active, and someone has to be told.
+    """
 
     packages: Sequence[ModelPackage]
     unusable: Mapping[str, str]
+    broken: Sequence[BrokenPackage]
 
     @property
     def manifests(self) -> list[Manifest]:
@@ -48,11 +57,12 @@ def active_models(settings: Settings, layout: StateLayout) -> ActiveModels:
     ConfigurationError
         The settings name one that is not there.
     """
-    packages = repository(settings, layout).active(settings.models.active)
+    found = repository(settings, layout)
+    packages = found.active(settings.models.active)
     unusable = {}
     for package in packages:
         try:
             package.require_presence()
         except ModelPackageError as error:
             unusable[package.manifest.name] = str(error)
-    return ActiveModels(packages, unusable)
+    return ActiveModels(packages, unusable, found.broken)

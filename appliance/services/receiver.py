@@ -35,6 +35,8 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
         models = active_models(settings, layout)
         for name, reason in models.unusable.items():
             _log.warning("model %s cannot run: %s", name, reason)
+        for broken in models.broken:
+            _log.warning("model package %s/%s is left out: %s", broken.name, broken.version, broken.error)
         assessor = Assessor(models.manifests, models.unusable, metrics)
         store = InstanceStore(
             journal,
