@@ -58,8 +58,12 @@ class Model:
         files = self._package.require_weights()
         runtime = self.manifest.runtime
         backend = choose(runtime.backends, runtime.precision, threads=self._threads, cache=self._cache)
-        for stage in self.manifest.stages:
-            self._sessions[stage.name] = backend.open(files[stage.weights], network_of(self.manifest, stage))
+        try:
+            for stage in self.manifest.stages:
+                self._sessions[stage.name] = backend.open(files[stage.weights], network_of(self.manifest, stage))
+        except BaseException:
+            self.close()
+            raise
         self._backend = backend
         return backend.name
 
