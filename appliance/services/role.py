@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_FATAL = 70  # EX_SOFTWARE: a part of the role ended by itself; the supervisor starts the role again
 _PR_SET_PDEATHSIG = 1
+_LOCK_PATIENCE_S = 1.0
 
 SUPERVISED = "APPLIANCE_SUPERVISOR_PID"
 """Environment variable by which ``appliance run`` tells a role its process id."""
@@ -153,14 +155,21 @@ def run_role(
 def _only_one(name: str, layout: StateLayout) -> IO[str]:
     """Hold the role's lock for as long as the returned file is open; the kernel drops it whatever ends the process."""
     lock = (layout.run / f"{name}.lock").open("w", encoding="ascii")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise ConfigurationError(
-            f"a {name} runs already on this state folder",
-            mend="Stop it first, or give this one another --state-dir",
-        ) from error
+    # The console asks whether a role runs by taking the lock for a moment: only a lock that stays is another role.
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            lock.close()
+            raise ConfigurationError(
+                f"a {name} runs already on this state folder",
+                mend="Stop it first, or give this one another --state-dir",
+            ) from error
     return lock
 
 
