@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -230,6 +232,44 @@ def test_the_cache_may_vanish(backend: Backend, tmp_path: Path) -> None:
             file.unlink()
     with backend.open(path, NETWORK) as session:
         assert np.abs(run(session, image()) - two_channels(image())).max() < 2e-6
+
+
+def test_a_damaged_cache_changes_no_number(backend: Backend, tmp_path: Path) -> None:
+    """Weights are checked by their SHA-256 before they are opened: nothing else may stand in for them unchecked."""
+    shape = (1, 1, 16, 16, 16)
+    path = write_slow(tmp_path / "model.onnx", 16, 4)
+    with backend.open(path, network_spec(shape)) as session:
+        right = run(session, image(shape=shape))
+    for file in (tmp_path / "cache").rglob("*"):
+        if file.is_file():
+            content = bytearray(file.read_bytes())
+            for position in range(len(content) // 8, len(content), max(1, len(content) // 100)):
+                content[position] ^= 0x40
+            file.write_bytes(content)
+    with backend.open(path, network_spec(shape)) as session:
+        assert np.array_equal(run(session, image(shape=shape)), right)
+
+
+def test_a_session_may_be_used_in_another_thread_than_it_was_opened_in(backend: Backend, tmp_path: Path) -> None:
+    with (
+        backend.open(write_two_channels(tmp_path / "model.onnx"), NETWORK) as session,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        output = thread.submit(run, session, image()).result(60)
+    assert np.abs(output - two_channels(image())).max() < 2e-6
+
+
+def test_closing_frees_the_memory(backend: Backend, tmp_path: Path) -> None:
+    """Each session here needs more than 16 MB for two layers alone; a dozen of them must not add up."""
+    shape = (1, 1, 64, 64, 64)
+    path = write_slow(tmp_path / "model.onnx", 64, 2)
+    process = psutil.Process()
+    used = []
+    for _ in range(12):
+        with backend.open(path, network_spec(shape)):
+            pass
+        used.append(process.memory_info().rss)
+    assert used[-1] - used[3] < 64 * 2**20
 
 
 @pytest.mark.parametrize("name", BACKENDS)
