@@ -131,7 +131,8 @@ def _label_map(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
     for number, mask in enumerate(masks, start=1):
         labels = np.maximum(labels, np.multiply(mask, number, dtype=dtype))
     if np.count_nonzero(labels) < sum(np.count_nonzero(mask) for mask in masks):
-        return np.stack([mask.view(np.uint8) for mask in masks], axis=-1)
+        # Segments last for highdicom, first in memory: it takes them out one by one.
+        return np.moveaxis(np.stack([mask.view(np.uint8) for mask in masks]), 0, -1)
     return labels
 
 
