@@ -3,6 +3,9 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
+# Importing onnxruntime, which the training and a test do by themselves, would otherwise send usage data.
+export ORT_DISABLE_TELEMETRY=1
+
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 
 # apt_install PACKAGE...: install Debian packages if we may; otherwise name the command and go on.
