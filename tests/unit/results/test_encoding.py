@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RawDataStorage
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RawDataStorage
 
 from appliance.results.capture import write_captures
 from appliance.results.encoding import encoded_file
@@ -56,10 +56,6 @@ def _unparsed(transfer_syntax: str) -> Dataset:
     return read
 
 
-def _of_undefined_length(item: Dataset) -> None:
-    item.is_undefined_length_sequence_item = True
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -84,7 +80,6 @@ def _of_undefined_length(item: Dataset) -> None:
         lambda item: item.add_new(0x00080000, "UL", 8),
         lambda item: item.add_new(0x00090000, "UL", 8),
         lambda item: item.add_new(0x00091001, "UN", b"\1\2"),
-        _of_undefined_length,
     ],
 )
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -104,6 +99,41 @@ def test_items_that_were_not_parsed(transfer_syntax: str) -> None:
     dataset = _dataset()
     dataset.RequestAttributesSequence = _unparsed(transfer_syntax).RequestAttributesSequence
     assert encoded_file(dataset) == _as_pydicom_writes(dataset)
+
+
+def test_sequences_of_undefined_length_get_a_length() -> None:
+    dataset, item = _dataset(), Dataset()
+    item.CodeValue, item.CodeMeaning = "1", "größer"
+    dataset.ConceptNameCodeSequence = [item]
+    expected = _as_pydicom_writes(dataset)
+    dataset["ConceptNameCodeSequence"].is_undefined_length = True
+    item.is_undefined_length_sequence_item = True
+    assert encoded_file(dataset) == expected
+
+
+@pytest.mark.parametrize("transfer_syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("character_set", ["ISO_IR 192", ["", "ISO 2022 IR 87"]])
+def test_text_of_items_put_together_from_parts(transfer_syntax: str, character_set: str | list[str]) -> None:
+    """New items around old elements, as the report makes them of an order."""
+    source, request = _dataset(), Dataset()
+    source.SpecificCharacterSet = character_set
+    request.RequestedProcedureDescription = "胸部"
+    request.SmallestImagePixelValue = 258
+    source.RequestAttributesSequence = [request]
+    source.file_meta.TransferSyntaxUID = transfer_syntax
+    source.set_original_encoding(None, None, "iso8859")
+    read = dcmread(BytesIO(_as_pydicom_writes(source))).RequestAttributesSequence[0]
+
+    written, item = _dataset(), Dataset()
+    written.SpecificCharacterSet = character_set
+    for tag, element in read.items():
+        item[tag] = element
+    item.RequestedProcedureCodeSequence = [read]
+    written.ReferencedRequestSequence = [item]
+    back = dcmread(BytesIO(encoded_file(written))).ReferencedRequestSequence[0]
+    for found in (back, back.RequestedProcedureCodeSequence[0]):
+        assert found.RequestedProcedureDescription == "胸部"
+        assert found.SmallestImagePixelValue == 258
 
 
 def test_a_value_that_cannot_be_written_is_refused() -> None:

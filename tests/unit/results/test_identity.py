@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from appliance.errors import ResultError
 from appliance.results.capture import write_captures
@@ -149,6 +150,25 @@ def test_order_reaches_the_report_and_the_series(tmp_path: Path) -> None:
     assert report.ReferencedRequestSequence[0].AccessionNumber == "ACC-42"
     for dataset in (capture, segmentation):
         assert dataset.RequestAttributesSequence[0].ScheduledProcedureStepID == "SPS-9"
+
+
+@pytest.mark.parametrize("transfer_syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("character_set", ["ISO_IR 192", ["", "ISO 2022 IR 87"]])
+def test_order_stays_in_the_script_of_the_source(
+    character_set: str | list[str], transfer_syntax: str, tmp_path: Path
+) -> None:
+    source, request, procedure = radiograph(chest_pixels(40, 30), "CR"), Dataset(), Dataset()
+    procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "X-7", "99SITE", "胸部"
+    request.RequestedProcedureDescription = "胸部撮影"
+    request.RequestedProcedureCodeSequence = [procedure]
+    source.SpecificCharacterSet = character_set
+    source.RequestAttributesSequence = [request]
+    source.file_meta.TransferSyntaxUID = transfer_syntax
+    report, capture, segmentation = _written(source, tmp_path)
+    orders = report.ReferencedRequestSequence, capture.RequestAttributesSequence, segmentation.RequestAttributesSequence
+    for (order,) in orders:
+        assert order.RequestedProcedureDescription == "胸部撮影"
+        assert order.RequestedProcedureCodeSequence[0].CodeMeaning == "胸部"
 
 
 def test_times_follow_the_zone_of_the_sources(dx: Example) -> None:
