@@ -74,7 +74,7 @@ class RuntimeSpec(ManifestModel):
 
     backends: Annotated[
         list[BackendName],
-        Field(min_length=1, description="In order of preference; the first that is here and has the precision is used"),
+        Field(min_length=1, description="In order of preference; the first that can run all networks is used"),
     ]
     precision: Annotated[Precision, Field(description="Set explicitly on every backend")] = "float32"
     time_limit_s: Annotated[float, Field(gt=0, description="Longest time that one image or series may take")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from appliance.backends.base import Backend, NetworkSpec, Session
@@ -11,11 +12,14 @@ from appliance.backends.table import choose
 from appliance.domain.image import Image
 from appliance.domain.result import Algorithm, InferenceResult
 from appliance.domain.states import Stage
+from appliance.errors import ApplianceError, BackendUnavailable, InferenceFailed, ModelPackageError
 from appliance.imaging.loading import LoadedImage, load_image
 from appliance.imaging.preparation import Preparation
 from appliance.manifest.manifest import Manifest, StageSpec
 from appliance.modelrepo.package import ModelPackage
 from appliance.readout.readout import read_out
+
+_log = logging.getLogger(__name__)
 
 
 def network_of(manifest: Manifest, stage: StageSpec) -> NetworkSpec:
@@ -57,7 +61,23 @@ class Model:
         """
         files = self._package.require_weights()
         runtime = self.manifest.runtime
-        backend = choose(runtime.backends, runtime.precision, threads=self._threads, cache=self._cache)
+        failures: list[ApplianceError] = []
+        for name in runtime.backends:
+            try:
+                self._open_on(choose([name], runtime.precision, threads=self._threads, cache=self._cache), files)
+            except (BackendUnavailable, ModelPackageError, InferenceFailed) as error:
+                failures.append(error)
+                continue
+            for failure in failures:
+                _log.warning("%s runs on %s, because: %s", self.manifest.key, name, failure)
+            return name
+        if len(failures) == 1:
+            raise failures[0]
+        raise BackendUnavailable(
+            f"no backend can run {self.manifest.key}", found="; ".join(str(failure) for failure in failures)
+        )
+
+    def _open_on(self, backend: Backend, files: Mapping[str, Path]) -> None:
         try:
             for stage in self.manifest.stages:
                 self._sessions[stage.name] = backend.open(files[stage.weights], network_of(self.manifest, stage))
@@ -65,7 +85,6 @@ class Model:
             self.close()
             raise
         self._backend = backend
-        return backend.name
 
     def close(self) -> None:
         """Free the networks."""

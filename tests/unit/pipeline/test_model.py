@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from appliance.backends.base import Session
+from appliance.backends.base import NetworkSpec, Session
 from appliance.backends.onnxruntime_backend import _OnnxRuntimeSession as OnnxRuntimeSession
+from appliance.backends.openvino_backend import OpenVinoBackend
 from appliance.domain.image import Image
 from appliance.domain.result import InferenceResult
 from appliance.domain.states import Stage
@@ -204,4 +205,30 @@ def test_what_was_opened_is_closed_when_a_later_network_is_damaged(
 def test_no_backend_for_the_precision(tmp_path: Path) -> None:
     model = Model(write_package(tmp_path / "package", {"precision": "bfloat16"}), threads=1, cache=tmp_path)
     with pytest.raises(BackendUnavailable, match="onnxruntime on the CPU does not run bfloat16"):
+        model.open()
+
+
+def test_a_backend_that_cannot_load_a_network_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when TensorRT or OpenVINO lacks an operator: the model serves all the same, and the log says on what and why."""
+
+    def lacking(backend: OpenVinoBackend, model: Path, spec: NetworkSpec) -> Session:
+        raise ModelPackageError("segment.onnx has an operator that OpenVINO lacks")
+
+    monkeypatch.setattr(OpenVinoBackend, "_open", lacking)
+    package = write_package(tmp_path / "package", {"backends": ["openvino", "onnxruntime"]})
+    model = Model(package, threads=1, cache=tmp_path)
+    assert model.open() == "onnxruntime"
+    assert "runs on onnxruntime, because: segment.onnx has an operator that OpenVINO lacks" in caplog.text
+    model.close()
+
+
+def test_no_backend_at_all_names_every_reason(tmp_path: Path) -> None:
+    write_package(tmp_path / "package", {"backends": ["openvino", "onnxruntime"]})
+    (tmp_path / "package" / "segment.onnx").write_bytes(b"not a network")
+    model = Model(
+        package_in(tmp_path / "package", {"backends": ["openvino", "onnxruntime"]}), threads=1, cache=tmp_path
+    )
+    with pytest.raises(BackendUnavailable, match=r"OpenVINO.*ONNX Runtime"):
         model.open()
