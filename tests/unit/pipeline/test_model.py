@@ -211,7 +211,7 @@ def test_no_backend_for_the_precision(tmp_path: Path) -> None:
 def test_a_backend_that_cannot_load_a_network_leaves_it_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when TensorRT or OpenVINO lacks an operator: the model serves all the same, and the log says on what and why."""
+    """As when a runtime lacks an operator: the model serves all the same, and the log says on what and why."""
 
     def lacking(backend: OpenVinoBackend, model: Path, spec: NetworkSpec) -> Session:
         raise ModelPackageError("segment.onnx has an operator that OpenVINO lacks")
