@@ -167,7 +167,7 @@ def write_header(
 
     target.SeriesInstanceUID = series_uid(sources, context, form)
     target.SeriesNumber = _series_number(sources, form)
-    target.SeriesDescription = plain(f"{result.title} {form.upper()}", 64)
+    target.SeriesDescription = f"{plain(result.title, 60)} {form.upper()}".strip()
     target.Modality = _MODALITY[form]
     target.SOPClassUID = sop_class_uid
     target.SOPInstanceUID = instance_uid(sources, context, form, number)
@@ -198,8 +198,15 @@ def write_header(
 
 
 def carry_request(target: Dataset, sources: SourceImages) -> None:
-    """Carry over the Request Attributes Sequence (0040,0275) of the General Series Module."""
+    """Carry over the Request Attributes Sequence (0040,0275) of the General Series Module.
+
+    Without the identifiers that are empty, as modalities without a worklist send them: they are of type 1C there.
+    """
     _carry(target, sources.first, "RequestAttributesSequence")
+    for item in target.get("RequestAttributesSequence") or []:
+        for keyword in ("RequestedProcedureID", "ScheduledProcedureStepID"):
+            if keyword in item and not text(item, keyword):
+                delattr(item, keyword)
 
 
 def carry_lossy_compression(target: Dataset, sources: SourceImages) -> None:

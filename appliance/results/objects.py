@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,16 @@ def write_results(
         An object could not be made or written, or does not read back as what was meant. Nothing is returned then,
         files that were already written stay in ``folder``.
     """
+    with warnings.catch_warnings():
+        # pydicom and highdicom warn of values of the source that break their VR, and repeat them: they are common, may
+        # identify the patient, and are carried over as they are.
+        warnings.simplefilter("ignore")
+        return _write_forms(result, sources, context, folder, forms)
+
+
+def _write_forms(
+    result: InferenceResult, sources: SourceImages, context: ResultContext, folder: Path, forms: Collection[Form]
+) -> list[ResultObject]:
     segmentation = write_segmentation(result, sources, context) if "seg" in forms and result.segments else None
     written: list[ResultObject] = []
     if "sr" in forms:

@@ -304,6 +304,7 @@ def _qualitative_evaluations(result: InferenceResult) -> ContainerContentItem:
         [
             TextContentItem(name=concept(_COMMENT), value=plain(sentence), relationship_type="CONTAINS")
             for sentence in (f"{AI_STATEMENT}.", f"Intended use: {result.intended_use}", *result.notes)
+            if sentence.strip()
         ]
     )
     return container

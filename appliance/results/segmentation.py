@@ -60,12 +60,13 @@ def write_segmentation(result: InferenceResult, sources: SourceImages, context: 
         raise ResultError("a segmentation needs a segment", found="none", mend="Leave the SEG out of the results")
     sources.check_against(result.image)
     if isinstance(result.image, ImageVolume):
-        slices = occupied_slices(result.segments) or [result.image.grid.shape[0] // 2]
+        occupied = occupied_slices(result.segments)
+        slices = occupied or [result.image.grid.shape[0] // 2]
         masks = [segment.mask[slices[0] : slices[-1] + 1] for segment in result.segments]
         masks = [mask[np.asarray(slices) - slices[0]] for mask in masks] if _has_gaps(slices) else masks
         source = _volume_source(result.image, sources, slices)
     else:
-        slices = [0]
+        occupied = []
         masks = [segment.mask[np.newaxis] for segment in result.segments]
         source = _pixel_source(sources, result.image.pixels.shape)
 
@@ -86,7 +87,7 @@ def write_segmentation(result: InferenceResult, sources: SourceImages, context: 
             transfer_syntax_uid=ExplicitVRLittleEndian,
             content_label="SEGMENTATION",
             content_description=plain(f"{AI_STATEMENT}: {result.title}", 64),
-            omit_empty_frames=isinstance(result.image, ImageVolume),
+            omit_empty_frames=bool(occupied),
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # highdicom refuses with these; its words may quote attributes of the source, so only the kind is kept.

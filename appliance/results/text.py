@@ -9,6 +9,8 @@ AI_STATEMENT: Final = "AI result, for research use, verify"
 
 _PLAIN: Final = str.maketrans(
     {
+        # Some VRs forbid line breaks; other control characters make a whole report unreadable (PS3.5 section 6.2).
+        **{chr(code): " " for code in (*range(32), 127)},
         "×": "x",
         "–": "-",
         "—": "-",
@@ -38,7 +40,7 @@ _PLAIN: Final = str.maketrans(
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    """Return ``text`` in ASCII, cut to ``limit`` characters.
+    """Return ``text`` in ASCII on one line, cut to ``limit`` characters.
 
     An object keeps the Specific Character Set of its sources so that the patient's name is carried over byte for
     byte. Our own words must then be writable in *any* of the character sets of PS3.3 section C.12.1.1.2; what they

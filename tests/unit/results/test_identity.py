@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -169,6 +170,32 @@ def test_order_stays_in_the_script_of_the_source(
     for (order,) in orders:
         assert order.RequestedProcedureDescription == "胸部撮影"
         assert order.RequestedProcedureCodeSequence[0].CodeMeaning == "胸部"
+
+
+def test_empty_identifiers_of_a_request_are_left_out(tmp_path: Path) -> None:
+    source, request = radiograph(chest_pixels(40, 30), "CR"), Dataset()
+    request.RequestedProcedureID, request.ScheduledProcedureStepID = "RP-9", ""
+    source.RequestAttributesSequence = [request]
+    for dataset in _written(source, tmp_path)[1:]:
+        (item,) = dataset.RequestAttributesSequence
+        assert "ScheduledProcedureStepID" not in item
+        assert item.RequestedProcedureID == "RP-9"
+
+
+@pytest.mark.parametrize("name", [b"ISO_IR 999", b"\xff" * 10])
+def test_unknown_character_sets_are_carried_and_never_raise(name: bytes, tmp_path: Path) -> None:
+    path = write_datasets([radiograph(chest_pixels(40, 30), "CR")], tmp_path / "in")[0]
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", name))
+    example = radiograph_example(path)
+    for item in write_results(example.result, example.sources, example.context, tmp_path):
+        assert b"\x08\x00\x05\x00CS\x0a\x00" + name in item.path.read_bytes()
+
+
+def test_long_titles_leave_room_for_the_form(dx: Example) -> None:
+    result = replace(dx.result, title="A title that goes on " * 9)
+    description = write_captures(result, dx.sources, dx.context)[0].SeriesDescription
+    assert len(description) <= 64
+    assert description.endswith(" SC")
 
 
 def test_times_follow_the_zone_of_the_sources(dx: Example) -> None:

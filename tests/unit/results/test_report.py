@@ -63,13 +63,15 @@ def test_algorithm_identification(mr: Example) -> None:
 
 
 def test_notes_and_intended_use_are_comments(mr: Example) -> None:
-    result = replace(mr.result, notes=("Slices ≤ 1 mm – good.", "µ and ² are written plainly."))
+    notes = ("Slices ≤ 1 mm – good.", "µ and ² are written plainly.", " ", "A\nbreak\x00\x1b.")
+    result = replace(mr.result, notes=notes)
     comments = read_comments(write_report(result, mr.sources, mr.context, None))
     assert comments == [
         "AI result, for research use, verify.",
         "Intended use: An example of a result. Not for clinical use.",
         "Slices <= 1 mm - good.",
         "u and 2 are written plainly.",
+        "A break  .",
     ]
 
 

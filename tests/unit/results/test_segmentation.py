@@ -138,10 +138,12 @@ def test_gaps_between_occupied_slices(mr: Example, tmp_path: Path) -> None:
     assert _written(_with_masks(mr, mask), tmp_path).NumberOfFrames == 3
 
 
-def test_nothing_found_is_one_empty_frame(mr: Example, tmp_path: Path) -> None:
+def test_nothing_found_is_one_empty_frame(mr: Example, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written = _written(_with_masks(mr, np.zeros_like(mr.result.segments[0].mask)), tmp_path)
     assert written.NumberOfFrames == 1
     assert not written.pixel_array.any()
+    # highdicom would tell the log of each empty result.
+    assert not caplog.records
 
 
 def test_radiograph_has_a_frame_for_each_segment_and_no_place(dx: Example, tmp_path: Path) -> None:
