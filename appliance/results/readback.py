@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from appliance.domain.codes import Code
+from appliance.results.sources import text
 
 _IMAGING_MEASUREMENTS = ("126010", "DCM")
 _MEASUREMENT_GROUP = ("125007", "DCM")
@@ -133,7 +134,8 @@ def read_segmentation(dataset: Dataset) -> Iterator[SegmentFrame]:
 
 def _name(item: Dataset) -> tuple[str, str] | None:
     names = item.get("ConceptNameCodeSequence")
-    return (str(names[0].CodeValue), str(names[0].CodingSchemeDesignator)) if names else None
+    # Of all items, so from their bytes: to parse them would take most of the time that a read-back takes.
+    return (text(names[0], "CodeValue"), text(names[0], "CodingSchemeDesignator")) if names else None
 
 
 def _children(item: Dataset, name: tuple[str, str]) -> Iterator[Dataset]:
