@@ -47,6 +47,15 @@ def test_measurements_read_back(dx: Example, tmp_path: Path) -> None:
     assert len({right.tracking_uid, left.tracking_uid, ratio.tracking_uid}) == 3
 
 
+def test_items_with_a_long_code_value_do_not_disturb_the_reader(mr: Example) -> None:
+    report = write_report(mr.result, mr.sources, mr.context, None)
+    expected = read_report(report)
+    name = report.ContentSequence[0].ConceptNameCodeSequence[0]
+    del name.CodeValue
+    name.LongCodeValue = "a-code-of-more-than-16-characters"
+    assert read_report(report) == expected
+
+
 def test_tracking_uids_outlive_revisions_and_versions(mr: Example) -> None:
     later = replace(mr.context, model_key="example/2.0.0", revision=3)
     first = read_report(write_report(mr.result, mr.sources, mr.context, None))
