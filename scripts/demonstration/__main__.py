@@ -115,7 +115,7 @@ def appliance(*arguments: str) -> None:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM Part 10 (storescu sends nothing else), other than a DICOMDIR."""
+    """Whether a file is DICOM Part 10 (senders send nothing else), other than a DICOMDIR."""
     if not path.is_file() or path.name == "DICOMDIR":
         return False
     with path.open("rb") as stream:
@@ -170,8 +170,9 @@ def show_received(pacs: Pacs, work: Path) -> None:
         print(f"    {data.SOPClassUID.name:45} {path.stat().st_size / 1024:8.0f} KiB  {path}")
         if data.Modality == "SR":
             for line in read_report(data):
+                unit = "" if line.unit.value == "{ratio}" else line.unit.value.strip("{}")
                 name = " · ".join(code.meaning for code in (line.finding, line.laterality, line.concept) if code)
-                print(f"        {name}: {line.value:g} {line.unit.value}")
+                print(f"        {name}: {line.numeric_value} {unit}".rstrip())
         elif "PixelData" in data and data.get("SamplesPerPixel") == 3:
             from PIL import Image
 
