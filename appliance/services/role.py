@@ -147,7 +147,11 @@ def run_role(
         finally:
             ready_file.unlink(missing_ok=True)
             for part in reversed(started):
-                part.stop()
+                try:
+                    part.stop()
+                except Exception:  # noqa: BLE001 - the parts that are left have to stop too: a promise may hang on them
+                    _log.exception("a part did not stop in good order")
+                    lifecycle.fail()
         _log.info("stopped")
     return EXIT_FATAL if lifecycle.failed else EXIT_OK
 

@@ -95,15 +95,23 @@ class Supervisor:
                 return
             if now - child.started_at > _STABLE_S:
                 child.pause_s = _FIRST_PAUSE_S
-            child.start_at = now + child.pause_s
-            _log.error("%s ended with %s; it starts again in %.1f s", child.name, _exit_words(code), child.pause_s)
-            child.pause_s = min(_LONGEST_PAUSE_S, child.pause_s * 2)
+            self._start_later(child, now, f"ended with {_exit_words(code)}")
         if now >= child.start_at:
             child.started_at = now
             # Its own session: Ctrl-C reaches the supervisor alone, which then stops the roles in order.
-            child.process = subprocess.Popen(
-                child.command, start_new_session=True, env=os.environ | {SUPERVISED: str(os.getpid())}
-            )
+            try:
+                child.process = subprocess.Popen(
+                    child.command, start_new_session=True, env=os.environ | {SUPERVISED: str(os.getpid())}
+                )
+            except OSError as error:
+                # No memory or no process is free for a moment: that must not end the roles that run.
+                self._start_later(child, now, f"cannot be started ({error.strerror})")
+
+    @staticmethod
+    def _start_later(child: _Child, now: float, why: str) -> None:
+        child.start_at = now + child.pause_s
+        _log.error("%s %s; it starts again in %.1f s", child.name, why, child.pause_s)
+        child.pause_s = min(_LONGEST_PAUSE_S, child.pause_s * 2)
 
     def _end_all(self) -> None:
         running = [child.process for child in self._children if child.process is not None]
@@ -120,4 +128,9 @@ class Supervisor:
 
 
 def _exit_words(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+    if code >= 0:
+        return f"code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"  # a real-time signal, for which there is no name
