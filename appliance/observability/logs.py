@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 
 def set_up_logs(role: str, level: str) -> None:
@@ -24,3 +25,5 @@ def set_up_logs(role: str, level: str) -> None:
     # Its errors repeat what our own handlers report, with the peer's data in them.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     logging.getLogger("pydicom").setLevel(logging.ERROR)
+    # Warnings are for developers: pydicom's and highdicom's quote values of the images.
+    warnings.simplefilter("ignore")

@@ -59,7 +59,7 @@ def encode(
     context = ResultContext(
         model_key=model_key,
         revision=revision,
-        created_at=datetime.fromtimestamp(created_at),
+        created_at=datetime.fromtimestamp(created_at).astimezone(),
         device_serial=device_serial,
         scope=scope,
         predecessors=() if predecessor is None else (PriorReport(*predecessor),),
