@@ -27,8 +27,7 @@ class LungNet(nn.Module):
     """Image [N, 1, 256, 256] in 0..1 to logits [N, 3, 128, 128] (background, right lung, left lung).
 
     The first convolution halves the resolution and `probabilities` doubles it bilinearly at the end: lung outlines
-    are smooth, so this costs no accuracy that the annotations could show, and it makes the network four times
-    faster. Instance normalisation, because the contrast of radiographs differs from device to device and the
+    are smooth, so this costs little accuracy, and each layer has a quarter of the pixels to work on. Instance normalisation, because the contrast of radiographs differs from device to device and the
     statistics of the training set would not fit an unseen one.
     """
 

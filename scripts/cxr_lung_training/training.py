@@ -36,8 +36,8 @@ class Recipe:
 def train(images: Sequence[ChestImage], recipe: Recipe, checkpoint: Path) -> LungNet:
     """Train on `images` and return the averaged weights, ready for inference.
 
-    The state is written to `checkpoint` every 100 steps; a run that was interrupted goes on from there and ends
-    with the same weights, because each step draws from its own seeded generator.
+    The state is written to `checkpoint` every 100 steps; a run that was interrupted goes on from there with
+    the same images and changes as if it had not been, because each step draws from its own seeded generator.
     """
     torch.manual_seed(recipe.seed)
     network, average = LungNet(), LungNet()
@@ -101,7 +101,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tenso
 def predict(network: LungNet, image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities [3, 256, 256] for one preprocessed image [256, 256]."""
     with torch.inference_mode():
-        probabilities = network.probabilities(torch.from_numpy(image)[None, None])
+        probabilities = network.probabilities(torch.tensor(image)[None, None])
     return np.asarray(probabilities[0].numpy(), dtype=np.float32)
 
 
