@@ -27,8 +27,9 @@ class LungNet(nn.Module):
     """Image [N, 1, 256, 256] in 0..1 to logits [N, 3, 128, 128] (background, right lung, left lung).
 
     The first convolution halves the resolution and `probabilities` doubles it bilinearly at the end: lung outlines
-    are smooth, so this costs little accuracy, and each layer has a quarter of the pixels to work on. Instance normalisation, because the contrast of radiographs differs from device to device and the
-    statistics of the training set would not fit an unseen one.
+    are smooth, so this costs little accuracy, and each layer has a quarter of the pixels to work on. Instance
+    normalisation, because the contrast of radiographs differs from device to device and the statistics of the
+    training set would not fit an unseen one.
     """
 
     def __init__(self, dropout: float = 0.1) -> None:
