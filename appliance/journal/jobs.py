@@ -188,18 +188,25 @@ class Jobs:
         A job that has used up its attempts is failed instead: it may be what kills the workers. Returns how many
         were found.
         """
+        return self._take_back("owner = ? OR lease_until < ?", (owner, now), now, max_attempts)
+
+    def recover_expired(self, now: float, max_attempts: int) -> int:
+        """Return what workers whose lease ran out left running, as ``recover`` does; not what this one holds."""
+        return self._take_back("lease_until < ?", (now,), now, max_attempts)
+
+    def _take_back(self, whose: str, arguments: tuple[str | float, ...], now: float, max_attempts: int) -> int:
         with self._database.transaction() as connection:
             given_up = connection.execute(
                 "UPDATE job SET state = 'failed', owner = NULL, lease_until = NULL, finished_at = ?, reason = 'crash',"
                 " message = 'the worker ended while it ran this job, ' || attempts || ' time(s); look at the worker''s"
                 " log, then: appliance requeue' "
-                "WHERE state = 'running' AND (owner = ? OR lease_until < ?) AND attempts >= ?",
-                (now, owner, now, max_attempts),
+                f"WHERE state = 'running' AND ({whose}) AND attempts >= ?",
+                (now, *arguments, max_attempts),
             ).rowcount
             returned = connection.execute(
                 "UPDATE job SET state = 'queued', owner = NULL, lease_until = NULL "
-                "WHERE state = 'running' AND (owner = ? OR lease_until < ?)",
-                (owner, now),
+                f"WHERE state = 'running' AND ({whose})",
+                arguments,
             ).rowcount
         return given_up + returned
 

@@ -156,13 +156,26 @@ class InferenceLine:
 
     def _keep_leases(self) -> None:
         lease_s = self._settings.worker.lease_s
+        held_until = time.time()
         while True:
-            self._jobs.extend(self._owner, time.time() + lease_s)
+            now = time.time()
+            # Who was late itself is no judge of others: after a pause of the machine, or when its clock was set
+            # forward, all leases look as if they had run out. The others get this turn to extend theirs.
+            on_time, held_until = now <= held_until, now + lease_s
+            self._jobs.extend(self._owner, held_until)
+            if on_time:
+                self._take_over(now)
             # Often enough that one slow write to the journal, or one lost moment, costs no lease.
             if self._ended.wait(lease_s / 4):
                 return
             if self._stuck_at is not None and time.monotonic() > self._stuck_at:
                 raise RuntimeError("a model has not come back from native code within its time limit")
+
+    def _take_over(self, now: float) -> None:
+        """Queue the jobs of workers that give no sign any more; one that was taken from the settings never will."""
+        found = self._jobs.recover_expired(now, self._settings.worker.max_attempts)
+        if found:
+            _log.warning("%d job(s) were left by workers that give no sign any more", found)
 
     def _open(self, key: str, model: Model) -> None:
         """Open one model; one that cannot run does not keep the others from running."""

@@ -189,6 +189,7 @@ def test_the_frequent_queries_never_read_a_whole_table(journal: Journal) -> None
         journal.jobs.next_available_at()
         journal.jobs.extend("worker-0", 300)
         journal.jobs.recover("worker-0", 200, 3)
+        journal.jobs.recover_expired(200, 3)
         job = claim(journal)
         journal.jobs.predecessor(job)
         succeed(journal, job)

@@ -235,10 +235,32 @@ def test_recover_gives_up_what_has_used_up_its_attempts(journal: Journal) -> Non
     assert job.message is not None and "3 time(s)" in job.message and "appliance requeue" in job.message
 
 
+def test_an_expired_lease_is_taken_over_while_the_others_run_on(journal: Journal) -> None:
+    """Also when the worker that held it never comes back, as one that was taken from the settings."""
+    queue_job(journal, "1")
+    queue_job(journal, "2")
+    lost, kept = claim(journal, "worker-1", now=200, lease_s=10), claim(journal, "worker-0", now=200, lease_s=60)
+    assert journal.jobs.recover_expired(209, 3) == 0
+    assert journal.jobs.recover_expired(211, 3) == 1
+    again = claim(journal, "worker-0", now=211)
+    assert (again.job_id, again.attempt) == (lost.job_id, 2)
+    succeed(journal, kept)
+    with pytest.raises(LeaseLost):
+        succeed(journal, lost, "worker-1")
+
+
+def test_an_expired_lease_on_the_last_attempt_is_given_up(journal: Journal) -> None:
+    queue_job(journal, "1")
+    claim(journal, "worker-1", now=200, lease_s=10)
+    assert journal.jobs.recover_expired(211, 1) == 1
+    assert the_job(journal) == (JobState.FAILED, 1, "crash")
+
+
 def test_recover_finds_nothing_to_do(journal: Journal, path: Path) -> None:
     queue_job(journal, "1")
     before = dump(path)
     assert journal.jobs.recover("worker-0", 201, 3) == 0
+    assert journal.jobs.recover_expired(201, 3) == 0
     assert dump(path) == before
 
 

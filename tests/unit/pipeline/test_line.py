@@ -83,9 +83,13 @@ class Bench:
         wait_for(lambda: self.job().state == state, what=f"the job to be {state}")
         return self.job()
 
-    def stop(self) -> None:
+    def stop_line(self) -> None:
         if self._line is not None:
             self._line.stop()
+            self._line = None
+
+    def stop(self) -> None:
+        self.stop_line()
         self.journal.close()
 
 
@@ -171,6 +175,30 @@ def test_a_model_that_never_comes_back_ends_the_role(bench: Bench, monkeypatch: 
         wait_for(bench.failed.is_set, what="the role to be told")
     finally:
         release.set()
+
+
+def test_the_job_of_a_worker_that_gives_no_sign_is_taken_over(bench: Bench) -> None:
+    """It held its lease still when this worker started."""
+    bench.queue()
+    assert bench.journal.jobs.claim("worker-7", time.time(), 1.0) is not None
+    bench.start(FakeModel(raising(UnsuitableImage("constant-image", "judged"))), lease_s=5)
+    assert bench.wait_for(JobState.UNSUITABLE).attempts == 2
+
+
+def test_who_was_late_itself_takes_over_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the clock of the machine is set forward, the leases of all workers look as if they had run out."""
+    looks: list[float] = []
+    taken: list[float] = []
+    times = iter([1000.0, 1000.0, 1001.0, 5000.0, 5001.0])
+    line = bench.start(FakeModel(raising(AssertionError)))
+    bench.stop_line()
+    monkeypatch.setattr(line, "_ended", SimpleNamespace(wait=lambda _: len(looks) == 4))
+    monkeypatch.setattr(line, "_jobs", SimpleNamespace(extend=lambda owner, until: looks.append(until)))
+    monkeypatch.setattr(line, "_take_over", taken.append)
+    monkeypatch.setattr(line_module, "time", SimpleNamespace(time=lambda: next(times), monotonic=time.monotonic))
+    line._keep_leases()
+    assert looks == [1060, 1061, 5060, 5061]
+    assert taken == [1000, 1001, 5001]
 
 
 def test_at_a_stop_what_is_in_the_model_is_finished_and_the_rest_given_back(bench: Bench) -> None:
