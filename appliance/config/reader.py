@@ -12,20 +12,25 @@ from pydantic import ValidationError
 from appliance.config.settings import Settings
 from appliance.errors import ConfigurationError
 
+_SURPRISING = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "timestamp")}
+
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``true`` and ``false`` as truth values, but not ``yes``, ``no``, ``on`` and ``off`` as YAML 1.1 does.
+    """Reads plain words and numbers as people mean them, without the surprises of YAML 1.1.
 
-    ``NO`` and ``ON`` are good AE titles; where a truth value is wanted, pydantic takes these words for one.
+    ``NO`` and ``ON`` are good AE titles, as ``0123`` is, and a serial number may look like a date: only ``true`` and
+    ``false`` are truth values, only decimal numbers without a leading zero are integers, and nothing is a date. Where
+    a truth value or a number is wanted, pydantic takes the other spellings for one.
     """
 
     yaml_implicit_resolvers = {
-        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:bool"]
+        first: [resolver for resolver in resolvers if resolver[0] not in _SURPRISING]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?(?:0|[1-9][0-9_]*)$"), "-+0123456789")
 
 
 def read_settings(path: Path | None) -> Settings:
@@ -44,7 +49,7 @@ def read_settings(path: Path | None) -> Settings:
         content = yaml.load(text, Loader=_Loader)  # safe: a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}", found=error.strerror, mend="Give a file with -c") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a tag's value is none
         raise ConfigurationError(f"{path} is not YAML", found=" ".join(str(error).split())) from error
     if content is None:
         return Settings()
@@ -77,6 +82,8 @@ def _explain(path: Path, root: yaml.Node | None, item: Any) -> str:
         return f"{where}: {name} is missing. Add it"
     if item["type"] == "union_tag_not_found":
         return f"{where}: {name}.kind is missing. Add kind: dicom, or kind: folder"
+    if item["type"] == "string_type" and isinstance(item["input"], int | float):
+        message += ", put it in quotes"
     found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
     return f"{where}: {name}: {message}{found}"
 

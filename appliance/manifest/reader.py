@@ -23,7 +23,7 @@ def read_manifest(path: Path) -> Manifest:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelPackageError(f"cannot read {path}", found=error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date that there is not
         raise ModelPackageError(f"{path} is not YAML", found=" ".join(str(error).split())) from error
     try:
         return Manifest.model_validate(content)

@@ -37,7 +37,7 @@ WRONG = {
     ),
     "a number for a name": (
         "dicom:\n  ae_title: 1234",
-        "line 2: dicom.ae_title: Input should be a valid string (found 1234)",
+        "line 2: dicom.ae_title: Input should be a valid string, put it in quotes (found 1234)",
     ),
     "an AE title that is too long": (
         "dicom:\n  ae_title: SEVENTEEN_LETTERS",
@@ -108,6 +108,8 @@ WRONG = {
     "not YAML": ("dicom: {port: 104\nhost: [", "is not YAML: found while parsing a flow"),
     "a tab": ("dicom:\n\tport: 104", "is not YAML: found while scanning for the next token found character '\\t'"),
     "an alias that leads back": ("dicom: &a\n  peers: *a", "line 2: dicom.peers"),
+    "brackets without end": ("dicom: " + "[" * 5000, "is not YAML"),
+    "a tag whose value is none": ("device_serial: !!timestamp 2024-13-45", "is not YAML: found month must be in 1..12"),
     "an object of the language": ("dicom: !!python/object/apply:os.system ['true']", "is not YAML"),
 }
 
@@ -172,6 +174,21 @@ def test_settings_that_differ_are_taken(tmp_path: Path) -> None:
     assert (settings.dropfolder.enabled, settings.dropfolder.quiet_s) == (False, 5.0)
     assert [destination.kind for destination in settings.destinations] == ["dicom", "folder"]
     assert settings.worker == Settings().worker
+
+
+@pytest.mark.parametrize("serial", ["0042", "2024-01-02", "2024-13-45", "12:30", "0x10", "0b_", "NO", "~7"])
+def test_a_serial_number_is_taken_as_it_is_written(tmp_path: Path, serial: str) -> None:
+    """YAML 1.1 reads the first as 34, and others as dates, sixties, truth values, or not at all."""
+    path = tmp_path / "appliance.yaml"
+    path.write_text(f"device_serial: {serial}\n")
+    assert read_settings(path).device_serial == serial
+
+
+@pytest.mark.parametrize(("number", "meant"), [("104", 104), ("+104", 104), ("1_104", 1104), ("0104", 104)])
+def test_a_port_is_decimal(tmp_path: Path, number: str, meant: int) -> None:
+    path = tmp_path / "appliance.yaml"
+    path.write_text(f"dicom: {{port: {number}}}\n")
+    assert read_settings(path).dicom.port == meant
 
 
 def test_aliases_are_fine(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelPackageError, match="is not YAML"):
         read_manifest(tmp_path / "manifest.yaml")
-    (tmp_path / "manifest.yaml").write_text("name: [")
-    with pytest.raises(ModelPackageError, match="is not YAML"):
-        read_manifest(tmp_path / "manifest.yaml")
+    for text in ("name: [", "version: 2024-13-45", "match: " + "[" * 5000):
+        (tmp_path / "manifest.yaml").write_text(text)
+        with pytest.raises(ModelPackageError, match="is not YAML"):
+            read_manifest(tmp_path / "manifest.yaml")
