@@ -21,6 +21,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
     """Return the picture as plain values; nothing in it identifies a patient."""
     now = time.time()
     waiting = journal.overview.waiting()
+    destinations = {destination.name for destination in settings.destinations}
     return {
         "version": __version__,
         "not_ready": unready_reasons(settings, layout, spool),
@@ -37,6 +38,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
         "deliveries": [
             {
                 "destination": view.destination,
+                "in_settings": view.destination in destinations,
                 "state": str(view.state),
                 "count": view.count,
                 "oldest_seconds": round(max(0.0, now - view.oldest_created_at), 1),
@@ -106,6 +108,11 @@ def _alarms(status: dict[str, Any]) -> list[str]:
             alarms.append(
                 f"FAILED {view['count']} delivery(s) to {view['destination']}: {view['message']}. "
                 f"Mend it, then: appliance requeue --deliveries --destination {view['destination']}"
+            )
+        elif not view["in_settings"]:
+            alarms.append(
+                f"WAITS  {view['count']} delivery(s) to {view['destination']}, which is no longer in the settings: "
+                "nobody sends them. Name it there again under destinations, then restart"
             )
         elif view["message"]:
             alarms.append(

@@ -58,13 +58,24 @@ def test_a_failed_delivery_says_why_and_what_to_do(bench: Bench) -> None:
 def test_a_destination_that_is_down_is_seen_however_much_joins_its_queue(bench: Bench) -> None:
     now = time.time()
     queue_job(bench.journal, "1")
-    succeed(bench.journal, claim(bench.journal), now=now - 7000, kinds=("sr",), destinations=("pacs",))
-    [delivery] = bench.journal.deliveries.claim("pacs", now, 1)
+    succeed(bench.journal, claim(bench.journal), now=now - 7000, kinds=("sr",), destinations=("share",))
+    [delivery] = bench.journal.deliveries.claim("share", now, 1)
     bench.journal.deliveries.postpone(delivery.delivery_id, now + 60, None, "cannot connect to 192.0.2.20:104")
     queue_job(bench.journal, "2")
-    succeed(bench.journal, claim(bench.journal), now=now, kinds=("sr",), destinations=("pacs",))
+    succeed(bench.journal, claim(bench.journal), now=now, kinds=("sr",), destinations=("share",))
     with bench.running(*ROLES):
-        assert re.search(r"WAITS  2 delivery\(s\) to pacs for 11\d min: cannot connect to 192.0.2.20:104", text(bench))
+        assert re.search(r"WAITS  2 delivery\(s\) to share for 11\d min: cannot connect to 192.0.2.20:104", text(bench))
+
+
+def test_results_for_a_destination_that_was_taken_from_the_settings_are_not_all_well(bench: Bench) -> None:
+    """No sender looks after them, so no message tells of them: a renamed destination has results wait for ever."""
+    queue_job(bench.journal, "1")
+    succeed(bench.journal, claim(bench.journal), kinds=("sr", "seg"), destinations=("old-pacs", "share"))
+    with bench.running(*ROLES):
+        page = text(bench)
+    assert "All is well." not in page
+    assert "WAITS  2 delivery(s) to old-pacs, which is no longer in the settings: nobody sends them. Name it" in page
+    assert "share" not in page
 
 
 def test_a_failed_job_says_why_and_what_to_do(bench: Bench) -> None:
