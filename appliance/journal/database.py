@@ -122,16 +122,11 @@ class Database:
             )
         for number, script in enumerate(scripts[version:], start=version + 1):
             # Another role may be migrating at the same moment: look again once the write lock is held.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self.transaction():
                 if connection.execute("PRAGMA user_version").fetchone()[0] < number:
                     for statement in _statements(script.read_text(encoding="utf-8")):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {number}")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
 
 def _in_our_words(error: sqlite3.Error) -> Exception:

@@ -6,6 +6,7 @@ import errno
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,24 @@ def test_a_full_disk_is_reported_as_such_and_passes(path: Path) -> None:
         writing.execute("INSERT INTO study (study_instance_uid, created_at) VALUES ('1', 0)")
     assert connection.execute("SELECT count(*) FROM study").fetchone()[0] == 1
     database.close()
+
+
+def test_a_disk_too_full_for_a_journal_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was begun is undone: the next start, with room, makes it."""
+    connect = sqlite3.connect
+
+    def connect_to_full_disk(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA max_page_count = 6")
+        return connection
+
+    with monkeypatch.context() as full:
+        full.setattr(sqlite3, "connect", connect_to_full_disk)
+        with pytest.raises(JournalError, match=r"cannot open the journal .*No space left on device"):
+            Journal(path)
+    journal = Journal(path)
+    queue_job(journal, "1")
+    journal.close()
 
 
 def test_each_thread_has_its_own_connection_and_ended_threads_leave_none(path: Path) -> None:
