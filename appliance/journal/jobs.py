@@ -218,7 +218,16 @@ class Jobs:
                 " message = NULL WHERE job_id = ? AND state IN ('failed', 'unsuitable')",
                 (now, job_id),
             )
-            return cursor.rowcount == 1
+            requeued = cursor.rowcount == 1
+            if requeued:  # its attempts begin anew, so that the times of the earlier ones would mix with theirs
+                connection.execute("DELETE FROM stage WHERE job_id = ?", (job_id,))
+            return requeued
+
+    def require_lease(self, job: ClaimedJob, owner: str) -> None:
+        """Raise ``LeaseLost`` unless the job is still this worker's: before anything that another one could have made
+        is touched. Who only writes to the journal need not ask.
+        """
+        self._require_lease(self._database.connection(), job, owner)
 
     def _end(
         self,

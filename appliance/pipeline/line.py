@@ -234,6 +234,9 @@ class InferenceLine:
         assert work.result is not None and work.loaded is not None
         started = time.monotonic()
         job = work.job
+        # After an operator's requeue the attempts are counted from 1 again: a worker that slept through it must not
+        # remove, as leftovers, the results that have been promised meanwhile.
+        self._jobs.require_lease(job, self._owner)
         folder = self._spool.results_folder(job.job_id, job.attempt)
         encoded = encode(
             work.result,

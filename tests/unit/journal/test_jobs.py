@@ -201,6 +201,19 @@ def test_no_job_ends_twice(journal: Journal, path: Path, ending: str) -> None:
     assert dump(path) == before
 
 
+def test_whose_job_it_is_can_be_asked(journal: Journal, path: Path) -> None:
+    queue_job(journal, "1")
+    job = claim(journal)
+    before = dump(path)
+    journal.jobs.require_lease(job, "worker-0")
+    with pytest.raises(LeaseLost, match="job 1 was given to another worker"):
+        journal.jobs.require_lease(job, "worker-1")
+    assert dump(path) == before
+    succeed(journal, job)
+    with pytest.raises(LeaseLost):
+        journal.jobs.require_lease(job, "worker-0")
+
+
 def test_a_lease_that_is_extended_is_kept(journal: Journal) -> None:
     queue_job(journal, "1")
     job = claim(journal, "worker-0", now=200, lease_s=10)

@@ -57,6 +57,17 @@ def test_stages_are_those_of_the_last_attempt(journal: Journal) -> None:
     assert journal.overview.stages(4711) == {}
 
 
+def test_stages_of_attempts_before_a_requeue_are_forgotten(journal: Journal) -> None:
+    """The attempts begin at 1 again: the times of an earlier attempt 2 are not those of the last one."""
+    queue_job(journal, "1")
+    journal.jobs.fail(claim(journal), "worker-0", 210, "defect", "why", retry_at=220, max_attempts=3)
+    job = claim(journal, now=220)
+    journal.jobs.unsuitable(job, "worker-0", 230, "gap", "why", {"load": 9.0, "queue": 8.0})
+    journal.jobs.requeue(job.job_id, 240)
+    succeed(journal, claim(journal, now=240))
+    assert journal.overview.stages(job.job_id) == {"load": 0.5, "infer": 1.5}
+
+
 def test_refusals_newest_first(journal: Journal) -> None:
     series = register(journal, received("1.1"), [Assessment("a", "1", "too few"), YES, Assessment("b", "1", "no")])
     assert journal.overview.refusals(10) == [(series.series_id, "b", "no"), (series.series_id, "a", "too few")]

@@ -185,6 +185,29 @@ def test_the_job_of_a_worker_that_gives_no_sign_is_taken_over(bench: Bench) -> N
     assert bench.wait_for(JobState.UNSUITABLE).attempts == 2
 
 
+def test_who_slept_through_a_requeue_leaves_the_promised_results_alone(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The job was given up meanwhile, requeued by an operator, and done by another worker, as attempt 1 again."""
+    promised = bench.spool.results / "1" / "1" / "sr.dcm"
+
+    def judge() -> Any:
+        jobs = bench.journal.jobs
+        assert jobs.recover_expired(time.time() + 3600, 1) == 1
+        assert jobs.requeue(1, time.time())
+        again = jobs.claim("worker-1", time.time(), 60)
+        assert again is not None and again.attempt == 1
+        (bench.spool.results_folder(1, 1) / "sr.dcm").write_bytes(b"promised")
+        jobs.succeed(again, "worker-1", time.time(), result_json="{}", results=[], destinations={}, stages={})
+        return SimpleNamespace()
+
+    bench.queue()
+    bench.start(FakeModel(judge))
+    wait_for(lambda: "job 1 was given to another worker" in caplog.text, what="the line to notice")
+    bench.stop_line()
+    assert promised.read_bytes() == b"promised"
+
+
 def test_who_was_late_itself_takes_over_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the clock of the machine is set forward, the leases of all workers look as if they had run out."""
     looks: list[float] = []
