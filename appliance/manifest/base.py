@@ -10,9 +10,11 @@ from appliance.domain.codes import Code
 
 
 class ManifestModel(BaseModel):
-    """Base of the manifest's parts: an unknown key is an error, a value never changes after reading."""
+    """Base of the manifest's parts: an unknown key is an error, a value never changes after reading, no number is
+    infinite or none: a bound that is no number would let everything pass.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CodeSpec(ManifestModel):

@@ -165,6 +165,16 @@ BROKEN = {
         [2500, 300],
         "the smallest plausible value comes first",
     ),
+    "bound that is no number": (
+        "match.conditions",
+        [{"attribute": "EchoTime", "min": float("nan"), "because": "x"}],
+        "match.conditions.0.min: Input should be a finite number",
+    ),
+    "plausible without end": (
+        "readout.structures.0.measurements.0.plausible",
+        [300, float("inf")],
+        "plausible.1: Input should be a finite number",
+    ),
     "no backend": ("runtime.backends", [], "runtime.backends: List should have at least 1 item"),
     "unknown backend": ("runtime.backends", ["magic"], "runtime.backends.0: Input should be"),
     "no time": ("runtime.time_limit_s", 0, "runtime.time_limit_s: Input should be greater than 0"),
@@ -217,6 +227,24 @@ def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.yaml").write_text(text)
     with pytest.raises(ModelPackageError, match="breaks 1 rule"):
         read_manifest(tmp_path / "manifest.yaml")
+
+
+def test_a_key_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    """YAML would let the last one win: a second list of conditions would replace the first."""
+    path = tmp_path / "manifest.yaml"
+    path.write_text(yaml.safe_dump(SOUND) + "scope: instance\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(ModelPackageError, match=rf"found the key 'scope' twice in .* line {line}, column 1"):
+        read_manifest(path)
+
+
+def test_aliases_and_merges_are_fine(tmp_path: Path) -> None:
+    """A code that is used often is written once."""
+    path = tmp_path / "manifest.yaml"
+    text = yaml.safe_dump(SOUND)
+    assert "*id001" in text
+    path.write_text(text.replace("algorithm:\n", "algorithm:\n  <<: {name: another}\n"))
+    assert read_manifest(path) == read(tmp_path, SOUND)
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
