@@ -206,6 +206,16 @@ class Settings(Section):
                 raise ValueError(f"two destinations are called {name!r}")
         return value
 
+    @field_validator("destinations")
+    @classmethod
+    def _no_result_is_taken_in(cls, value: list[Destination], info: ValidationInfo) -> list[Destination]:
+        dropfolder = info.data.get("dropfolder")  # absent when it breaks a rule of its own
+        watched = dropfolder.path if isinstance(dropfolder, DropFolder) and dropfolder.enabled else None
+        for destination in value:
+            if watched and isinstance(destination, FolderDestination) and destination.path.is_relative_to(watched):
+                raise ValueError(f"{destination.name!r} lies in the drop folder, which would take its results away")
+        return value
+
     @field_validator("console")
     @classmethod
     def _ports_differ(cls, value: Console, info: ValidationInfo) -> Console:

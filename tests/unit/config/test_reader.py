@@ -84,6 +84,10 @@ WRONG = {
         "dicom: {}\ndestinations:\n- {kind: folder, name: a, path: /b}\n- {kind: folder, name: a, path: /c}",
         "line 2: destinations: two destinations are called 'a'",
     ),
+    "results into the drop folder": (
+        "dropfolder: {path: /srv/in}\ndestinations:\n- {kind: folder, name: a, path: /srv/in/results}",
+        "line 2: destinations: 'a' lies in the drop folder, which would take its results away",
+    ),
     "one port for two": (
         "dicom:\n  port: 9000\nconsole:\n  port: 9000",
         "line 3: console: dicom.port and console.port are both 9000",
@@ -174,6 +178,13 @@ def test_settings_that_differ_are_taken(tmp_path: Path) -> None:
     assert (settings.dropfolder.enabled, settings.dropfolder.quiet_s) == (False, 5.0)
     assert [destination.kind for destination in settings.destinations] == ["dicom", "folder"]
     assert settings.worker == Settings().worker
+
+
+@pytest.mark.parametrize("dropfolder", ["path: /srv/in", "path: /srv/results/in", "path: /srv/results, enabled: false"])
+def test_results_beside_the_drop_folder_are_fine(tmp_path: Path, dropfolder: str) -> None:
+    path = tmp_path / "appliance.yaml"
+    path.write_text(f"dropfolder: {{{dropfolder}}}\ndestinations:\n- {{kind: folder, name: a, path: /srv/results}}\n")
+    assert len(read_settings(path).destinations) == 1
 
 
 @pytest.mark.parametrize("serial", ["0042", "2024-01-02", "2024-13-45", "12:30", "0x10", "0b_", "NO", "~7"])
