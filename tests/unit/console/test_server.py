@@ -90,6 +90,21 @@ def test_a_journal_that_cannot_be_read_is_unhealthy(bench: Bench, monkeypatch: p
     assert json.loads(body) == {"healthy": False, "reasons": ["journal: disk I/O error"]}
 
 
+def test_a_journal_that_is_damaged_on_the_disk_is_unhealthy(bench: Bench) -> None:
+    """Really damaged, not as if: what SQLite says reaches who asks, and the console goes on."""
+    assert ask(bench, "/healthz")[0].status == 200
+    bench.journal.close()
+    with bench.layout.journal.open("r+b") as file:
+        file.write(b"\xff" * 4096)
+    for leftover in bench.layout.journal.parent.glob("*-wal"):
+        leftover.write_bytes(b"")
+    response, body = ask(bench, "/healthz")
+    assert response.status == 503
+    assert json.loads(body) == {"healthy": False, "reasons": ["journal: file is not a database"]}
+    assert ask(bench, "/readyz")[0].status == 503
+    assert ask(bench, "/healthz")[0].status == 503
+
+
 def test_ready_or_why_not(bench: Bench) -> None:
     response, body = ask(bench, "/readyz")
     assert response.status == 503
