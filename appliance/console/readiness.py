@@ -20,14 +20,14 @@ def unready_reasons(settings: Settings, layout: StateLayout, spool: Spool) -> li
         )
     workers = [f"worker-{number}" for number in range(settings.worker.count)]
     for role in ("receiver", "sender", *workers):
-        if not _holds_lock(layout, role):
+        if not is_running(layout, role):
             reasons.append(f"{role}: not running")
         elif not (layout.run / f"{role}.ready").exists():
             reasons.append(f"{role}: starting")
     return reasons
 
 
-def _holds_lock(layout: StateLayout, role: str) -> bool:
+def is_running(layout: StateLayout, role: str) -> bool:
     """Whether a role runs: it holds a lock that the kernel drops when it ends, however that is."""
     try:
         with (layout.run / f"{role}.lock").open("r", encoding="ascii") as lock:

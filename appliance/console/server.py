@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.console.collector import JournalCollector
-from appliance.console.readiness import unready_reasons
+from appliance.console.readiness import is_running, unready_reasons
 from appliance.console.status import status_of
 from appliance.errors import ConfigurationError
 from appliance.journal.journal import Journal
@@ -44,7 +44,7 @@ class Console:
         self._journal = Journal(layout.journal)
         self._spool = Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes)
         self._registry = CollectorRegistry()
-        self._registry.register(RoleFiles(layout.metrics))
+        self._registry.register(RoleFiles(layout.metrics, partial(is_running, layout)))
         self._registry.register(JournalCollector(self._journal, self._spool, settings))
         self._pages: dict[str, Callable[[str], Page]] = {
             "/metrics": self._metrics,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
@@ -19,16 +19,28 @@ _log = logging.getLogger(__name__)
 
 
 class RoleFiles(Collector):
-    """The sum over all roles; a file that cannot be read is left out until its role starts anew."""
+    """The sum over all roles; a file that cannot be read is left out until its role starts anew.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    is_running
+        Whether a role runs. The gauges of one that does not are left out: they tell what is, and a worker that was
+        killed, or taken from the settings, has no model ready. Its counters stay.
+    """
+
+    def __init__(self, folder: Path, is_running: Callable[[str], bool]) -> None:
         self._folder = folder
+        self._is_running = is_running
 
     def collect(self) -> Iterable[Metric]:
         """See ``prometheus_client``."""
-        files = [str(file) for file in self._folder.glob("*.db") if _is_readable(file)]
+        files = [str(file) for file in self._folder.glob("*.db") if self._is_of_now(file) and _is_readable(file)]
         merged: Iterable[Metric] = MultiProcessCollector.merge(files)
         return merged
+
+    def _is_of_now(self, file: Path) -> bool:
+        kind, _, rest = file.stem.partition("_")
+        return kind != "gauge" or self._is_running(rest.partition("_")[2])  # gauge_<how roles are joined>_<role>.db
 
 
 def prepare_role_files(role: str, folder: Path) -> None:

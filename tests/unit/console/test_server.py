@@ -7,6 +7,8 @@ import json
 import logging
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -73,6 +75,17 @@ def test_metrics_of_roles_are_on_the_page(bench: Bench) -> None:
     (bench.layout.metrics / "counter_sender.db").write_bytes(b"\xff" * 100)
     response, _ = ask(bench, "/metrics")
     assert response.status == 200
+
+
+def test_gauges_of_roles_that_do_not_run_are_not_on_the_page(bench: Bench) -> None:
+    code = (
+        "import sys; from pathlib import Path; from appliance.observability.metrics import Metrics; "
+        "Metrics.for_role('receiver', Path(sys.argv[1])).open_associations.set(3)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, bench.layout.metrics], check=True, timeout=60)
+    with bench.running("receiver"):
+        assert b"\nappliance_open_associations 3.0\n" in ask(bench, "/metrics")[1]
+    assert b"\nappliance_open_associations 3.0\n" not in ask(bench, "/metrics")[1]
 
 
 def test_healthy(bench: Bench) -> None:

@@ -39,10 +39,10 @@ def live(role: str, folder: Path, *lines: str) -> str:
     return done.stderr
 
 
-def value(folder: Path, name: str, **labels: str) -> float | None:
-    """What the console would serve."""
+def value(folder: Path, name: str, *, down: str = "", **labels: str) -> float | None:
+    """What the console would serve while all roles but ``down`` run."""
     registry = CollectorRegistry()
-    registry.register(RoleFiles(folder))
+    registry.register(RoleFiles(folder, lambda role: role != down))
     return registry.get_sample_value(name, labels)
 
 
@@ -93,6 +93,17 @@ def test_associations_of_a_receiver_that_was_killed_are_not_open(folder: Path) -
     live("receiver", folder, "metrics.open_associations.set(7)")
     live("receiver", folder)
     assert not value(folder, "appliance_open_associations")
+
+
+def test_a_worker_that_does_not_run_has_no_model_ready(folder: Path) -> None:
+    """It was killed, or ``worker.count`` was lowered; what it counted stays counted."""
+    model = {"model": "brain", "version": "1.0.0", "backend": "openvino"}
+    for role in ("worker-0", "worker-1"):
+        ready = f"metrics.model_ready.labels('brain', '1.0.0', 'openvino').set({role[-1]})"
+        live(role, folder, ready, "metrics.jobs.labels('brain', 'succeeded').inc()")
+    assert value(folder, "appliance_model_ready", **model) == 1
+    assert value(folder, "appliance_model_ready", down="worker-1", **model) == 0
+    assert value(folder, "appliance_jobs_total", down="worker-1", model="brain", outcome="succeeded") == 2
 
 
 DAMAGE = {
