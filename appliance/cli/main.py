@@ -14,6 +14,8 @@ from pathlib import Path
 from appliance.errors import ApplianceError
 from appliance.version import __version__
 
+_EXIT_IO = 74
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -28,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0  # the reader of a pipe, `head` say, has seen enough
+    except OSError as error:
+        print(
+            f"appliance: {error.filename or 'a file'}: {error.strerror}. Check its owner, and the disk", file=sys.stderr
+        )
+        return _EXIT_IO
 
 
 def _parser() -> argparse.ArgumentParser:
