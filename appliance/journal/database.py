@@ -10,6 +10,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -53,7 +54,7 @@ class Database:
                 self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
+            _enter_wal_mode(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             self._local.connection = connection
@@ -91,10 +92,15 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the connections of all threads; the journal is not used afterwards."""
+        """Close the connections; the journal is not used afterwards.
+
+        Those of other threads that are still alive are left to them: closing one in the middle of a statement crashes
+        the process inside SQLite.
+        """
         with self._lock:
-            for _, connection in self._all:
-                connection.close()
+            for thread, connection in self._all:
+                if thread is threading.current_thread() or not thread.is_alive():
+                    connection.close()
             self._all.clear()
         self._local = threading.local()
 
@@ -139,6 +145,19 @@ def _in_our_words(error: sqlite3.Error) -> Exception:
     if primary == sqlite3.SQLITE_IOERR:
         return OSError(errno.EIO, os.strerror(errno.EIO))
     return error
+
+
+def _enter_wal_mode(connection: sqlite3.Connection) -> None:
+    """Switch to WAL; SQLite's own patience does not cover several processes that do so at once on a new file."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _statements(script: str) -> Iterator[str]:

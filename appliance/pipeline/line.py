@@ -106,8 +106,10 @@ class InferenceLine:
     def stop(self) -> None:
         """Claim no more; finish what is in the model, give back what is not."""
         self._stop.set()
-        # When a thread has failed, the ones after it wait for work that will not come: the role just ends.
-        deadline = time.monotonic() + (_STOP_GRACE_S if all(thread.is_alive() for thread in self._threads) else 0.0)
+        # When a thread has failed, the ones after it wait for work that will not come: they are given a moment to end
+        # what they are at, and then the role just ends.
+        whole = all(thread.is_alive() for thread in self._threads)
+        deadline = time.monotonic() + (_STOP_GRACE_S if whole else 2 * _POLL_S)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._ended.set()
