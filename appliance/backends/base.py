@@ -22,13 +22,35 @@ from appliance.manifest.manifest import Precision
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """What the manifest says about one network: the tensors that it takes and gives."""
+    """What the manifest says about one network: the tensors that it takes and gives.
+
+    Attributes
+    ----------
+    input_shape
+        The one shape that it takes; the largest, when ``min_shape`` is given.
+    min_shape, typical_shape
+        Smallest shape of a network with free axes, and the one that it is tuned for; ``None`` when there is one shape.
+    """
 
     name: str
     input_tensor: str
     input_shape: tuple[int, ...]
     output_tensor: str
     precision: Precision
+    min_shape: tuple[int, ...] | None = None
+    typical_shape: tuple[int, ...] | None = None
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the network takes a tensor of this shape."""
+        least = self.min_shape or self.input_shape
+        return len(shape) == len(least) and all(
+            low <= size <= high for low, size, high in zip(least, shape, self.input_shape, strict=True)
+        )
+
+    @property
+    def warm_up_shape(self) -> tuple[int, ...]:
+        """The shape that the network is warmed with."""
+        return self.typical_shape or self.input_shape
 
 
 class Session(ABC):
@@ -51,7 +73,7 @@ class Session(ABC):
         Parameters
         ----------
         tensor
-            float32, C-contiguous, of exactly ``spec.input_shape``; only read.
+            float32, C-contiguous, of a shape that ``spec`` takes; only read.
         time_limit_s
             The run is broken off when it takes longer; without any time left it does not begin.
 
@@ -68,8 +90,8 @@ class Session(ABC):
         ValueError
             The tensor is not what the network takes: a defect of the caller.
         """
-        expected = self.spec.input_shape
-        if tensor.shape != expected or tensor.dtype != np.float32 or not tensor.flags.c_contiguous:
+        if not self.spec.takes(tensor.shape) or tensor.dtype != np.float32 or not tensor.flags.c_contiguous:
+            expected = f"{self.spec.min_shape or ''}{self.spec.input_shape}"
             raise ValueError(f"{self.spec.name} takes contiguous float32 {expected}, not {tensor.dtype} {tensor.shape}")
         if time_limit_s <= 0:
             raise self.timed_out(time_limit_s)
@@ -147,7 +169,7 @@ class Backend(ABC):
         """
         session = self._open(model, spec)
         try:
-            output = session.run(np.zeros(spec.input_shape, dtype=np.float32), time_limit_s=_WARM_UP_LIMIT_S)
+            output = session.run(np.zeros(spec.warm_up_shape, dtype=np.float32), time_limit_s=_WARM_UP_LIMIT_S)
             if output.ndim != len(spec.input_shape) or output.shape[0] != spec.input_shape[0]:
                 raise ModelPackageError(
                     f"the output of {spec.name} is not [batch, channel, axes…]", found=f"shape {output.shape}"
@@ -189,8 +211,11 @@ def check_tensors(
             mend="Correct the stage in the manifest, or put the right file in its place",
         )
     shape = inputs[spec.input_tensor]
-    fits = len(shape) == len(spec.input_shape) and all(
-        not isinstance(axis, int) or axis == size for axis, size in zip(shape, spec.input_shape, strict=True)
+    least = spec.min_shape or spec.input_shape
+    # An axis that the manifest leaves free must be free in the file too.
+    fits = len(shape) == len(least) and all(
+        not isinstance(axis, int) or axis == low == high
+        for axis, low, high in zip(shape, least, spec.input_shape, strict=True)
     )
     if not fits:
         raise ModelPackageError(

@@ -33,6 +33,8 @@ class OpenVinoBackend(Backend):
         """See ``Backend``."""
         if precision == "float32":
             return None
+        if precision != "bfloat16":
+            return f"openvino does not run {precision}"
         capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return None if "BF16" in capabilities else "openvino: this CPU has no bfloat16 instructions"
 

@@ -8,13 +8,14 @@ from pydantic import Field, model_validator
 
 from appliance.domain.states import Scope
 from appliance.manifest.base import CodeSpec, ManifestModel
+from appliance.manifest.golden import GoldenCase, Parity, check_expectations
 from appliance.manifest.matching import Match
 from appliance.manifest.readout import Readout
 from appliance.manifest.steps import CropToBox, Orient, Resize, ScaleQuantiles, Step
 from appliance.manifest.weights import WeightsFile
 
 BackendName = Literal["onnxruntime", "openvino"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 class AlgorithmSpec(ManifestModel):
@@ -54,6 +55,15 @@ class BoxSpec(ManifestModel):
     ] = 0.0
 
 
+class ProfileSpec(ManifestModel):
+    """Shapes that a network with free axes takes: from ``min`` to the stage's ``input_shape``, the largest."""
+
+    min: Annotated[list[int], Field(min_length=4, max_length=5, description="Smallest shape")]
+    typical: Annotated[
+        list[int], Field(min_length=4, max_length=5, description="Shape that engines are tuned for and warmed with")
+    ]
+
+
 class StageSpec(ManifestModel):
     """One network of the model, with what is done before and after it."""
 
@@ -61,6 +71,9 @@ class StageSpec(ManifestModel):
     weights: Annotated[str, Field(description="Which of the weights files it runs")]
     input_tensor: Annotated[str, Field(description="Name of the input tensor")]
     input_shape: Annotated[list[int], Field(min_length=4, max_length=5, description="Batch, channel, then axes")]
+    profile: Annotated[
+        ProfileSpec | None, Field(description="Makes the axes free: input_shape is then the largest shape")
+    ] = None
     steps: Annotated[list[Step], Field(description="Preprocess steps, in order")]
     output_tensor: Annotated[str, Field(description="Name of the output tensor [batch, channel, axes…]")]
     box: Annotated[
@@ -90,6 +103,10 @@ class Manifest(ManifestModel):
     algorithm: Annotated[AlgorithmSpec, Field(description="Algorithm identification")]
     intended_use: Annotated[str, Field(min_length=1, description="Intended use, repeated in every result")]
     licence: Annotated[str, Field(min_length=1, description="Licence of the weights")]
+    activation: Annotated[
+        Literal["automatic", "manual"],
+        Field(description="automatic: active as soon as it is there; manual: only once it is named or activated"),
+    ] = "automatic"
     scope: Annotated[Scope, Field(description="instance: each image alone, at once; series: when it is complete")]
     match: Annotated[Match, Field(description="Which images the model wants")]
     input: Annotated[InputSpec, Field(description="What the decoded images must be like")]
@@ -97,6 +114,8 @@ class Manifest(ManifestModel):
     stages: Annotated[list[StageSpec], Field(min_length=1, description="The networks, in order")]
     readout: Annotated[Readout, Field(description="From the last stage's output to structures and numbers")]
     runtime: Annotated[RuntimeSpec, Field(description="Backends, precision, limits")]
+    golden: Annotated[list[GoldenCase], Field(description="Real images whose result is known")] = []
+    parity: Annotated[Parity, Field(description="How far from the reference a backend or precision may be")] = Parity()
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Manifest:
@@ -115,6 +134,7 @@ class Manifest(ManifestModel):
                 raise ValueError(f"{where}: input_shape must have {axes + 2} entries for a {self.input.kind}")
             for step in stage.steps:
                 _check_step(step, where, axes, earlier)
+            _check_profile(stage, where)
             sizes = [step.shape for step in stage.steps if isinstance(step, Resize)]
             if sizes and sizes[-1] != stage.input_shape[2:]:
                 raise ValueError(f"{where}: resizes to {sizes[-1]}, input_shape ends with {stage.input_shape[2:]}")
@@ -129,12 +149,27 @@ class Manifest(ManifestModel):
             for measurement in structure.measurements:
                 if (measurement.quantity == "volume_ml") != (self.input.kind == "volume"):
                     raise ValueError(f"{structure.label}: a {self.input.kind} has no {measurement.quantity}")
+        check_expectations(
+            self.golden,
+            {s.label: {measurement.quantity for measurement in s.measurements} for s in self.readout.structures},
+        )
         return self
 
     @property
     def key(self) -> str:
         """``name/version``, as folders and logs have it."""
         return f"{self.name}/{self.version}"
+
+
+def _check_profile(stage: StageSpec, where: str) -> None:
+    """Raise ``ValueError`` when the shapes of a profile do not grow from min over typical to input_shape."""
+    if stage.profile is None:
+        return
+    shapes = [stage.profile.min, stage.profile.typical, stage.input_shape]
+    if any(len(shape) != len(stage.input_shape) for shape in shapes) or any(
+        not 0 < least <= typical <= most for least, typical, most in zip(*shapes, strict=True)
+    ):
+        raise ValueError(f"{where}: the profile must grow from min over typical to input_shape, axis by axis")
 
 
 def _check_step(step: Step, where: str, axes: int, earlier: list[StageSpec]) -> None:

