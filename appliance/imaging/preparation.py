@@ -1,7 +1,7 @@
 """An image on its way through a model's stages: to tensors by the steps of the manifest, and back.
 
 Geometric steps (``orient``, ``crop_to_box``, ``resize``) are remembered, so that what the network says about its own
-grid returns to the grid of the source image.
+grid returns to the grid of the source image. All steps see slices at equal distances (``EvenStack``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
+from appliance.imaging.even_stack import EvenStack
 from appliance.imaging.quantiles import quantile
 from appliance.imaging.resampling import resize_area, resize_linear, resize_nearest
 from appliance.manifest.manifest import BoxSpec, StageSpec
@@ -40,9 +41,13 @@ class Preparation:
     """
 
     def __init__(self, image: Image) -> None:
+        self._even: EvenStack | None = None
         if isinstance(image, ImageVolume):
             self._source: NDArray[np.float32] = image.voxels
             self._affine: NDArray[np.float64] | None = image.grid.affine
+            if image.grid.places is not None:
+                self._even = EvenStack(image.grid)
+                self._source, self._affine = self._even.spread(image.voxels), self._even.affine
         else:
             self._source, self._affine = image.pixels, None
         self._undo: list[_Undo] = []
@@ -117,7 +122,7 @@ class Preparation:
         """
         for undo in reversed(self._undo):
             array = undo(array, interpolate)
-        return array
+        return array if self._even is None else self._even.gather(array, interpolate=interpolate)
 
     def _orient(self, array: _Array, axes: str) -> _Array:
         """A view whose axes increase toward the named directions of the patient, as nearly as axes can."""

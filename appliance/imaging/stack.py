@@ -1,4 +1,4 @@
-"""Slices → one stack: ordered by position, and checked to be a regular one."""
+"""Slices → one stack: ordered by position, and checked to be a regular one, or as irregular as the model allows."""
 
 from __future__ import annotations
 
@@ -71,8 +71,7 @@ def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
     step = (last.position_mm - first.position_mm) / (count - 1)
     normal = np.cross(first.orientation[0], first.orientation[1])
     sine = float(np.linalg.norm(np.cross(step, normal)) / np.linalg.norm(step))
-    spacing = float(np.median(steps))
-    _check_steps(steps, spacing, sine)
+    even = _are_even(steps, sine, spec)
     if sine > _TILT_TOLERANCE and not spec.allow_tilt:
         raise UnsuitableImage(
             "gantry-tilt",
@@ -81,7 +80,22 @@ def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
             expected="a stack without tilt",
             mend="Reconstruct it without tilt, or use a model that takes tilted stacks",
         )
-    expected = first.position_mm + np.arange(count)[:, None] * step
+    places = np.arange(count, dtype=np.float64)
+    if not even:
+        places[1:] = np.cumsum(steps) * ((count - 1) / steps.sum())
+    _check_line(slices, first.position_mm + places[:, None] * step, float(np.median(steps)))
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = first.orientation[1] * first.spacing_mm[0]
+    affine[:3, 2] = first.orientation[0] * first.spacing_mm[1]
+    affine[:3, 3] = first.position_mm
+    shape = (count, int(first.file.dataset.Rows), int(first.file.dataset.Columns))
+    grid = Grid(shape, affine, None if even else places)
+    _check_coverage(grid, spec)
+    return grid
+
+
+def _check_line(slices: Sequence[Slice], expected: NDArray[np.float64], spacing: float) -> None:
     off_mm = float(np.abs(np.array([s.position_mm for s in slices]) - expected).max())
     if off_mm > max(_ROUNDING_MM, _SPACING_TOLERANCE * spacing * 2):
         raise UnsuitableImage(
@@ -90,14 +104,6 @@ def grid_of(slices: Sequence[Slice], spec: InputSpec) -> Grid:
             found=f"a slice {off_mm:.2f} mm beside its place",
             mend="Reconstruct the series with even spacing",
         )
-    affine = np.eye(4)
-    affine[:3, 0] = step
-    affine[:3, 1] = first.orientation[1] * first.spacing_mm[0]
-    affine[:3, 2] = first.orientation[0] * first.spacing_mm[1]
-    affine[:3, 3] = first.position_mm
-    grid = Grid((count, int(first.file.dataset.Rows), int(first.file.dataset.Columns)), affine)
-    _check_coverage(grid, spec)
-    return grid
 
 
 def _tilt(sine: float) -> str:
@@ -110,14 +116,21 @@ def _heights(slices: Sequence[Slice]) -> NDArray[np.float64]:
     return np.array([s.position_mm for s in slices]) @ normal
 
 
-def _check_steps(steps: NDArray[np.float64], spacing: float, sine: float) -> None:
+def _are_even(steps: NDArray[np.float64], sine: float, spec: InputSpec) -> bool:
+    """Whether neighbours are equally far apart; refuses stacks with holes, and varying ones unless ``spec`` has them.
+
+    A hole is one distance that is a multiple of the others. Where the distance may vary, several in a row are taken
+    for what they mostly are: another part of the protocol, with thicker slices.
+    """
+    spacing = float(np.median(steps))
     tolerance = max(_SPACING_TOLERANCE * spacing, min(_ROUNDING_MM, 0.25 * spacing))
     uneven = np.abs(steps - spacing) > tolerance * 1.001
     if not np.any(uneven):
-        return
+        return True
     multiples = steps[uneven] / spacing
     whole = np.round(multiples)
-    if np.all(whole >= 2) and np.all(np.abs(multiples - whole) < 0.1) and np.mean(uneven) < 0.2:
+    in_a_row = bool(np.any(uneven[1:] & uneven[:-1])) and spec.allow_variable_spacing
+    if np.all(whole >= 2) and np.all(np.abs(multiples - whole) < 0.1) and np.mean(uneven) < 0.2 and not in_a_row:
         raise UnsuitableImage(
             "slice-gap",
             "slices are missing from the stack",
@@ -125,6 +138,8 @@ def _check_steps(steps: NDArray[np.float64], spacing: float, sine: float) -> Non
             expected=f"a slice every {spacing:.2f} mm",
             mend="Send the missing images; the series then runs again by itself",
         )
+    if spec.allow_variable_spacing:
+        return False
     raise UnsuitableImage(
         "uneven-spacing",
         "the distance between slices varies",
@@ -135,9 +150,10 @@ def _check_steps(steps: NDArray[np.float64], spacing: float, sine: float) -> Non
 
 
 def _check_coverage(grid: Grid, spec: InputSpec) -> None:
-    slice_mm, row_mm, column_mm = grid.spacing_mm
+    _, row_mm, column_mm = grid.spacing_mm
+    distances_mm = grid.slice_distances_mm
     for found, limit, what in (
-        (slice_mm, spec.max_slice_spacing_mm, "slice spacing"),
+        (float(distances_mm.max()), spec.max_slice_spacing_mm, "slice spacing"),
         (max(row_mm, column_mm), spec.max_pixel_spacing_mm, "pixel spacing"),
     ):
         if limit is not None and found > limit * 1.001:
@@ -147,7 +163,8 @@ def _check_coverage(grid: Grid, spec: InputSpec) -> None:
                 found=f"{found:.2f} mm",
                 expected=f"at most {limit:g} mm",
             )
-    extent = min(count * mm for count, mm in zip(grid.shape, grid.spacing_mm, strict=True))
+    lengths_mm = (float(distances_mm.mean()), row_mm, column_mm)
+    extent = min(count * mm for count, mm in zip(grid.shape, lengths_mm, strict=True))
     if spec.min_extent_mm is not None and extent < spec.min_extent_mm:
         raise UnsuitableImage(
             "small-extent",

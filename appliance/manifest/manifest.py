@@ -32,15 +32,31 @@ class InputSpec(ManifestModel):
 
     kind: Annotated[Literal["volume", "projection"], Field(description="A stack of parallel slices, or one radiograph")]
     min_slices: Annotated[int, Field(ge=1, description="Volumes: fewest slices")] = 1
-    max_slice_spacing_mm: Annotated[float | None, Field(gt=0, description="Volumes: largest spacing")] = None
+    max_slice_spacing_mm: Annotated[
+        float | None, Field(gt=0, description="Volumes: largest distance from the plane of a slice to that of the next")
+    ] = None
     max_pixel_spacing_mm: Annotated[float | None, Field(gt=0, description="Largest in-plane spacing")] = None
     min_extent_mm: Annotated[
         float | None, Field(gt=0, description="Volumes: least extent along every axis of the stack")
     ] = None
     allow_tilt: Annotated[bool, Field(description="Volumes: take sheared stacks (gantry tilt)")] = False
+    allow_variable_spacing: Annotated[
+        bool,
+        Field(
+            description="Volumes: take stacks in which the distance between slices varies, up to max_slice_spacing_mm. "
+            "The model gets slices at equal distances, interpolated linearly between the true places of neighbours; "
+            "its output returns to the source slices, each counts with the space it stands for, and the result says so"
+        ),
+    ] = False
     apply_voi: Annotated[
         bool, Field(description="Apply the VOI LUT or window of the image: for models trained on displayed images")
     ] = False
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> InputSpec:
+        if self.allow_variable_spacing and self.max_slice_spacing_mm is None:
+            raise ValueError("allow_variable_spacing needs max_slice_spacing_mm: the widest gap that may be bridged")
+        return self
 
 
 class BoxSpec(ManifestModel):

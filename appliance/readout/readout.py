@@ -7,15 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.domain.image import Image, ImageVolume, ProjectionImage
+from appliance.domain.geometry import Grid
+from appliance.domain.image import Image, ProjectionImage
 from appliance.domain.result import Algorithm, Finding, InferenceResult, Measurement, Segment
 from appliance.errors import UnsuitableImage
 from appliance.manifest.manifest import Manifest
-from appliance.manifest.readout import MeasurementSpec, Quantity, StructureSpec
+from appliance.manifest.readout import MeasurementSpec, StructureSpec
+from appliance.readout.quantities import quantity_of, size_of
 from appliance.readout.structures import Restore, masks_of
 
 _STANDARD_VIEW = ("L", "F")
 """Patient Orientation of a radiograph as it is displayed: columns run to the patient's left, rows to the feet."""
+
+_LEAST_TILT_DEGREES = 0.5
 
 
 def read_out(
@@ -43,6 +47,8 @@ def read_out(
         notes.append(image.spacing_note)
         if any(structure.laterality is not None for structure in readout.structures):
             notes.extend(_check_sides(image))
+    else:
+        notes.extend(_geometry_notes(image.grid))
     masks = masks_of(output, readout, restore)
     findings = []
     for index, (structure, mask) in enumerate(zip(readout.structures, masks, strict=True)):
@@ -53,7 +59,7 @@ def read_out(
                 mend="Check that the image shows the body part that the model is for",
             )
         findings.append(_finding(index, structure, mask, image, manifest.name))
-    sizes = {s.label: int(np.count_nonzero(mask)) for s, mask in zip(readout.structures, masks, strict=True)}
+    sizes = {s.label: size_of(mask, image) for s, mask in zip(readout.structures, masks, strict=True)}
     overall = tuple(
         Measurement(
             ratio.concept.code(), sizes[ratio.numerator] / sizes[ratio.denominator], ratio.unit.code(), ratio.digits
@@ -70,6 +76,21 @@ def read_out(
         overall=overall,
         notes=tuple(notes),
     )
+
+
+def _geometry_notes(grid: Grid) -> Sequence[str]:
+    """What a reader must know of slices that are tilted, or not evenly spaced."""
+    notes = []
+    if grid.tilt_degrees > _LEAST_TILT_DEGREES:
+        notes.append(f"The slices are tilted by {grid.tilt_degrees:.1f} degrees (gantry tilt).")
+    if grid.places is not None:
+        distances_mm = grid.slice_distances_mm
+        notes.append(
+            f"The distance between slices varies from {distances_mm.min():.2f} to {distances_mm.max():.2f} mm: the "
+            "model saw slices interpolated linearly between neighbours, and each source slice counts with the space "
+            "it stands for, halfway to its neighbours."
+        )
+    return notes
 
 
 def _check_sides(image: ProjectionImage) -> Sequence[str]:
@@ -101,10 +122,9 @@ def _segment(structure: StructureSpec, mask: NDArray[np.bool_]) -> Segment:
 
 
 def _finding(index: int, structure: StructureSpec, mask: NDArray[np.bool_], image: Image, model: str) -> Finding:
-    count = int(np.count_nonzero(mask))
     measurements = []
     for spec in structure.measurements:
-        value = _quantity(spec.quantity, count, image)
+        value = quantity_of(spec.quantity, mask, image)
         if value is None:
             continue
         _check_plausible(structure, spec, value)
@@ -117,17 +137,6 @@ def _finding(index: int, structure: StructureSpec, mask: NDArray[np.bool_], imag
         measurements=tuple(measurements),
         segment=index,
     )
-
-
-def _quantity(quantity: Quantity, count: int, image: Image) -> float | None:
-    """The size of ``count`` pixels, ``None`` where this quantity does not apply to the image."""
-    if isinstance(image, ImageVolume):
-        return count * image.grid.voxel_volume_mm3 / 1000.0 if quantity == "volume_ml" else None
-    if quantity == "area_cm2" and image.pixel_spacing_mm is not None:
-        return count * image.pixel_spacing_mm[0] * image.pixel_spacing_mm[1] / 100.0
-    if quantity == "area_pixels" and image.pixel_spacing_mm is None:
-        return float(count)
-    return None
 
 
 def _check_plausible(structure: StructureSpec, spec: MeasurementSpec, value: float) -> None:

@@ -87,7 +87,9 @@ def _descriptors(image: Image) -> list[ContentItem]:
             items.append(UIDRefContentItem(concept(_FRAME_OF_REFERENCE), uid, relationship_type=_CONTEXT))
         rows, columns = image.grid.shape[1:]
         slice_spacing, *pixel_spacing = image.grid.spacing_mm
-        items.append(_number(_SLICE_SPACING, slice_spacing, _MILLIMETER))
+        if image.grid.places is None:
+            # A group may state only what all of its images have in common.
+            items.append(_number(_SLICE_SPACING, slice_spacing, _MILLIMETER))
     else:
         rows, columns = image.pixels.shape
         pixel_spacing = list(image.pixel_spacing_mm or ())

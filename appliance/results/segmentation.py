@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Final
 
 import numpy as np
@@ -96,6 +97,7 @@ def write_segmentation(result: InferenceResult, sources: SourceImages, context: 
         ) from None
 
     if isinstance(result.image, ImageVolume):
+        _give_own_thickness(segmentation, [sources.slice_thickness_mm(result.image, index) for index in slices])
         _refer_to_sources(segmentation, sources, [result.image.frames[index] for index in slices])
     _use_derived_dimension_uid(segmentation, sources, context)
     segmentation["PixelData"].VR = "OB"
@@ -188,7 +190,7 @@ def _volume_source(image: ImageVolume, sources: SourceImages, slices: Sequence[i
     orientation, measures, groups = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = _decimals(plane.orientation)
     measures.PixelSpacing = _decimals(plane.pixel_spacing_mm)
-    measures.SliceThickness = _decimals([sources.slice_thickness_mm(image)])[0]
+    measures.SliceThickness = _decimals([sources.slice_thickness_mm(image, slices[0])])[0]
     groups.PlaneOrientationSequence = [orientation]
     groups.PixelMeasuresSequence = [measures]
     item.SharedFunctionalGroupsSequence = [groups]
@@ -207,6 +209,22 @@ def _pixel_source(sources: SourceImages, shape: tuple[int, ...]) -> Dataset:
     item.Modality = text(sources.first, "Modality")
     item.Rows, item.Columns = shape
     return item
+
+
+def _give_own_thickness(segmentation: Dataset, thicknesses_mm: Sequence[float]) -> None:
+    """Where slices are not equally thick, move the Pixel Measures from the shared groups into those of each frame.
+
+    Before ``_refer_to_sources``: the frames still have the numbers of the stand-in's.
+    """
+    if len(set(thicknesses_mm)) < 2:
+        return
+    (shared,) = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    del segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        measures = deepcopy(shared)
+        measures.SliceThickness = _decimals([thicknesses_mm[int(source.ReferencedFrameNumber) - 1]])[0]
+        groups.PixelMeasuresSequence = [measures]
 
 
 def _refer_to_sources(segmentation: Dataset, sources: SourceImages, frames: Sequence[SourceFrame]) -> None:

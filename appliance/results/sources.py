@@ -140,9 +140,9 @@ class SourceImages:
         column = (affine[:3, 1] / row_spacing).tolist()
         return Plane((x, y, z), (*row, *column), (row_spacing, column_spacing))
 
-    def slice_thickness_mm(self, image: ImageVolume) -> float:
-        """Slice Thickness (0018,0050) of the first slice, else the slice spacing of the grid."""
-        frame = image.frames[0]
+    def slice_thickness_mm(self, image: ImageVolume, index: int) -> float:
+        """Slice Thickness (0018,0050) of slice ``index`` (base 0), else the slice spacing of the grid."""
+        frame = image.frames[index]
         holder = self.dataset_of(frame) if frame.frame_number is None else self._group(frame, "PixelMeasuresSequence")
         thickness = numbers(holder, "SliceThickness")
         return thickness[0] if thickness and thickness[0] > 0 else image.grid.spacing_mm[0]

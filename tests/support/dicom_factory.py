@@ -66,7 +66,8 @@ class Stack:
 
     ``row`` is the direction of increasing column index, ``column`` of increasing row index (unit vectors, LPS), as
     in Image Orientation (Patient). ``spacing_mm`` is slice, row and column spacing. ``step_mm`` overrides the vector
-    from one slice to the next (normal × slice spacing otherwise): a sheared one makes a gantry tilt.
+    from one slice to the next (normal × slice spacing otherwise): a sheared one makes a gantry tilt. ``places`` says
+    where each slice lies, in such steps, when the distance varies (0, 1, 2, … otherwise).
     """
 
     row: Sequence[float] = AXIAL[0]
@@ -74,6 +75,7 @@ class Stack:
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     origin_mm: tuple[float, float, float] = (-10.0, -20.0, 30.0)
     step_mm: tuple[float, float, float] | None = None
+    places: Sequence[float] | None = None
 
     def step(self) -> NDArray[np.float64]:
         """Vector in mm from a slice to the next."""
@@ -83,7 +85,8 @@ class Stack:
 
     def position_mm(self, index: int) -> NDArray[np.float64]:
         """Centre of the first voxel of slice ``index`` (base 0)."""
-        return np.asarray(self.origin_mm) + index * self.step()
+        place = index if self.places is None else self.places[index]
+        return np.asarray(self.origin_mm) + place * self.step()
 
     def affine(self) -> NDArray[np.float64]:
         """float64 ``[4, 4]``: (slice, row, column, 1) → LPS mm, as ``domain.geometry.Grid`` has it."""

@@ -132,4 +132,4 @@ def test_a_tilted_stack_keeps_its_shear_where_it_is_allowed(tmp_path: Path) -> N
     image = loaded_volume(mr_series(landmarks(), stack), tmp_path, InputSpec(kind="volume", allow_tilt=True))  # type: ignore[arg-type]
     assert not image.grid.is_orthogonal
     assert np.allclose(image.grid.affine, stack.affine())
-    assert image.grid.voxel_volume_mm3 == pytest.approx(3.0)
+    assert image.grid.voxel_volumes_mm3 == pytest.approx(3.0)

@@ -57,9 +57,22 @@ def test_the_even_part_of_that_ct_is_only_tilted(shared_data_dir: Path) -> None:
     assert refused(paths, VOLUME).reason == "gantry-tilt"
     image = volume_of(load_image(paths, InputSpec(kind="volume", allow_tilt=True)))
     # Millimetres between planes, not along the tilted axis: the determinant knows.
-    assert image.grid.voxel_volume_mm3 == pytest.approx(7.0 * 0.4882812**2, rel=1e-3)
+    assert image.grid.voxel_volumes_mm3 == pytest.approx(7.0 * 0.4882812**2, rel=1e-3)
     # Padding (-1500) is gone; air is what is darkest.
     assert -1100 < image.voxels.min() < -900
+
+
+def test_a_ct_with_tilt_and_uneven_spacing_where_both_are_allowed(shared_data_dir: Path) -> None:
+    paths = series(shared_data_dir / "ct_head_GE_dcm_qa_ct")
+    spec = InputSpec(kind="volume", allow_tilt=True, allow_variable_spacing=True, max_slice_spacing_mm=7.5)
+    loaded = load_image(paths, spec)
+    grid = volume_of(loaded).grid
+    assert grid.slice_distances_mm.tolist() == pytest.approx([4.0] * 13 + [1.08] + [7.0] * 13, abs=5e-3)
+    assert grid.tilt_degrees == pytest.approx(18.5, abs=0.01)
+    for index in (0, 13, 14, 27):
+        assert np.allclose(grid.to_patient((index, 0, 0)), loaded.datasets[index].ImagePositionPatient, atol=1e-3)
+    # The stack from the outer face of its first slice to that of its last, each counted once.
+    assert grid.voxel_volumes_mm3.sum() == pytest.approx((2 + 13 * 4 + 1.08 + 13 * 7 + 3.5) * 0.4882812**2, rel=1e-3)
 
 
 def test_positions_with_one_decimal(shared_data_dir: Path) -> None:

@@ -81,6 +81,22 @@ def test_volume_in_millilitres(shear: float) -> None:
     assert (result.title, result.intended_use) == (BRAIN.title, BRAIN.intended_use)
 
 
+def test_varying_slices_count_with_the_space_they_stand_for() -> None:
+    """Slices 1 mm apart, from the fiftieth on 3 mm: one in between stands for 2 mm; the result says so."""
+    even = head()
+    places = np.concatenate([np.arange(50.0), 49 + 3.0 * np.arange(1, 51)])
+    image = ImageVolume(even.voxels, Grid(even.grid.shape, even.grid.affine, places), even.frames, None, "MR")
+    result = read(brain(80), image, BRAIN)
+    assert result.findings[0].measurements[0].value == pytest.approx(80**2 * (47 * 1 + 2 + 32 * 3) / 1000)
+    (note,) = result.notes
+    assert "varies from 1.00 to 3.00 mm" in note and "interpolated linearly" in note
+
+
+def test_tilt_is_said() -> None:
+    assert read(brain(80), head(1.0, 0.4), BRAIN).notes == ("The slices are tilted by 21.8 degrees (gantry tilt).",)
+    assert not read(brain(80), head(), BRAIN).notes
+
+
 def test_areas_where_millimetres_are_honest() -> None:
     right, left = read(lungs(), chest(), LUNG).findings
     assert [(m.unit.value, m.value) for m in right.measurements] == [("cm2", pytest.approx(60 * 30 * 3.0 / 100))]

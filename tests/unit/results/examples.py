@@ -41,7 +41,7 @@ ALGORITHM = Algorithm(
 )
 CONTEXT = ResultContext("example/1.2.0", 1, datetime(2026, 11, 2, 14, 3, 5), "SN-0001")
 IMAGE_CONTEXT = ResultContext("example/1.2.0", 1, datetime(2026, 11, 2, 14, 3, 5), "SN-0001", Scope.INSTANCE)
-VOLUME_INPUT = InputSpec(kind="volume", allow_tilt=True)
+VOLUME_INPUT = InputSpec(kind="volume", allow_tilt=True, allow_variable_spacing=True, max_slice_spacing_mm=20)
 RADIOGRAPH_INPUT = InputSpec(kind="projection")
 
 
@@ -64,7 +64,7 @@ def volume_example(paths: Sequence[Path], mask: NDArray[np.bool_] | None = None)
         edge = max(1, image.grid.shape[0] // 6) if image.grid.shape[0] > 2 else 0
         if edge:
             mask[:edge] = mask[-edge:] = False
-    milliliters = float(np.count_nonzero(mask)) * image.grid.voxel_volume_mm3 / 1000
+    milliliters = float(mask.sum(axis=(1, 2)) @ image.grid.voxel_volumes_mm3) / 1000
     result = InferenceResult(
         algorithm=ALGORITHM,
         image=image,

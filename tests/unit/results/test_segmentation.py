@@ -55,8 +55,9 @@ _OBLIQUE = (0.8, 0.6, 0.0), (-0.48, 0.64, -0.6)
         Stack(*_OBLIQUE, spacing_mm=(2.5, 0.6, 1.1)),
         Stack(*AXIAL, spacing_mm=(5.0, 0.5, 0.5), step_mm=(0.0, 1.3, 5.0)),
         Stack(*AXIAL, spacing_mm=(2.0, 0.7, 0.7), step_mm=(0.0, 0.0, -2.0)),
+        Stack(*AXIAL, spacing_mm=(5.0, 0.5, 0.5), step_mm=(0.0, 1.3, 5.0), places=(0, 1, 2, 2.3, 4, 5.5, 7, 8.5)),
     ],
-    ids=["axial", "sagittal", "coronal", "oblique", "tilted", "downwards"],
+    ids=["axial", "sagittal", "coronal", "oblique", "tilted", "downwards", "variable"],
 )
 def test_other_readers_find_voxels_where_they_are(stack: Stack, tmp_path: Path) -> None:
     """The centre of mass of the mask, as highdicom places the frames, is that of the result's own grid."""
@@ -79,6 +80,25 @@ def test_other_readers_find_voxels_where_they_are(stack: Stack, tmp_path: Path) 
     expected = image.grid.to_patient(np.argwhere(mask).astype(np.float64))
     np.testing.assert_allclose(np.concatenate(points).mean(axis=0), expected.mean(axis=0), atol=1e-3)
     assert sum(len(part) for part in points) == len(expected)
+
+
+def test_frames_are_as_thick_as_their_slices(tmp_path: Path) -> None:
+    stack = Stack(*AXIAL, places=(0, 4, 8, 9, 16, 23))
+    datasets = ct_series(ct_voxels(6, 24, 24), stack)
+    for dataset, thickness in zip(datasets, ("4", "4", "4", "7", "7", "7"), strict=True):
+        dataset.SliceThickness = thickness
+    mask = np.zeros((6, 24, 24), dtype=np.bool_)
+    mask[2:5, 4:9, 4:9] = True
+    example = volume_example(write_datasets(datasets, tmp_path / "in"), mask)
+    written = _written(example, tmp_path / "out")
+    assert "PixelMeasuresSequence" not in written.SharedFunctionalGroupsSequence[0]
+    measures = {
+        float(groups.PlanePositionSequence[0].ImagePositionPatient[2]): groups.PixelMeasuresSequence[0]
+        for groups in written.PerFrameFunctionalGroupsSequence
+    }
+    assert {height - 30: float(item.SliceThickness) for height, item in measures.items()} == {8: 4, 9: 7, 16: 7}
+    assert all(item.PixelSpacing == [1, 1] for item in measures.values())
+    assert not any("SpacingBetweenSlices" in item for item in measures.values())
 
 
 def test_frames_name_their_source_images(mr: Example, tmp_path: Path) -> None:
