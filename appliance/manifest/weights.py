@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from appliance.manifest.base import ManifestModel
 
@@ -38,9 +38,13 @@ class WebFile(ManifestModel):
     """One file at a public address."""
 
     name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9_.-]+$", description="File name; --from DIR is searched for it to the bottom")
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+            description="File name; --from DIR is searched for it to the bottom",
+        ),
     ]
-    url: Annotated[str, Field(pattern=r"^https://[^\s]+$", description="Address")]
+    url: Annotated[str, Field(pattern=r"^https://[!-~]+$", description="Address")]
     sha256: Annotated[Sha256, Field(description="SHA-256 of the file")]
 
 
@@ -50,6 +54,12 @@ class FromWeb(ManifestModel):
     kind: Literal["web"]
     files: Annotated[list[WebFile], Field(min_length=1, description="The files, in the order the converter takes them")]
     converter: Annotated[Literal["keras-layers"], Field(description="How they become ONNX: see modelrepo/fetch")]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> FromWeb:
+        if len({file.name for file in self.files}) != len(self.files):
+            raise ValueError("two files have the same name")
+        return self
 
 
 WeightsSource = Annotated[InPackage | FromPypi | FromWeb, Field(discriminator="kind")]

