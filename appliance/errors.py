@@ -66,6 +66,10 @@ class WeightsUnavailable(ModelPackageError):
     exit_code = 69
 
 
+class VerificationFailed(ModelPackageError):
+    """A model is further from the reference on its golden images than its package allows: it must not serve."""
+
+
 class RejectedInput(ApplianceError):
     """A file or data set that is not taken in; ``reason`` is its stable, non-identifying slug.
 

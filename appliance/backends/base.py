@@ -6,6 +6,9 @@ belongs to the caller and is never written to again.
 
 from __future__ import annotations
 
+import functools
+import platform
+import re
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -156,6 +159,10 @@ class Backend(ABC):
     def version(self) -> str:
         """The runtime's version, as results state it."""
 
+    def device(self) -> str:
+        """What the networks run on: results may differ by a rounding on another."""
+        return _cpu()
+
     @final
     def open(self, model: Path, spec: NetworkSpec) -> Session:
         """Load a network and run it once on zeros, so that the first image is as quick as the others.
@@ -182,6 +189,18 @@ class Backend(ABC):
     @abstractmethod
     def _open(self, model: Path, spec: NetworkSpec) -> Session:
         """Load a network; check that it has the tensors of ``spec`` with ``check_tensors``."""
+
+
+@functools.cache
+def _cpu() -> str:
+    """The CPU's model name, and its vector instructions, which decide how a sum is rounded."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.machine()
+    entries = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", text, re.MULTILINE))
+    vector = sorted(flag for flag in entries.get("flags", "").split() if re.match(r"avx|amx|fma|sse4", flag))
+    return f"{entries.get('model name', platform.machine())} ({' '.join(vector)})"
 
 
 _WARM_UP_LIMIT_S = 600.0

@@ -149,3 +149,14 @@ class EngineCache:
                 _log.info("the engine %s has not been used for longest and is removed from the cache", path.name)
                 shutil.rmtree(path)
                 total -= sizes[path]
+
+
+def engines_in(folder: Path) -> list[dict[str, Any]]:
+    """What each engine of a cache was made from, by network; an entry that cannot be read is left out."""
+    found = []
+    for path in folder.glob("*/engine.json"):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return sorted(found, key=lambda info: str(info.get("network")))

@@ -10,7 +10,7 @@ from appliance.backends.engine_builder import build_engine
 from appliance.backends.engine_cache import CachedEngine, EngineCache
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
 from appliance.config.reader import read_settings
-from appliance.errors import ApplianceError, ConfigurationError
+from appliance.errors import ApplianceError
 from appliance.manifest.manifest import StageSpec
 from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.model import network_of
@@ -33,15 +33,13 @@ def convert_models(
 
     Returns 0, or the exit code of the first package that could not be converted; the others are converted all the same.
     """
-    if bool(names) == everything:
-        raise ConfigurationError("which models?", mend="Name them, or give --all")
     settings = read_settings(config)
     layout = prepare_state(settings, state_dir)
     packages = repository(settings, layout)
     api = find_tensorrt()
-    cache = EngineCache(layout.cache / "engines", max_bytes=_CACHE_BYTES)
+    cache = EngineCache(layout.engines, max_bytes=_CACHE_BYTES)
     rows, code = [], 0
-    for package in packages.active(None) if everything else [packages.find(name) for name in names]:
+    for package in packages.select(names, everything=everything):
         try:
             files = package.require_weights()
             for stage in package.manifest.stages:

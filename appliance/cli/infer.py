@@ -16,9 +16,9 @@ from appliance.errors import ConfigurationError, RejectedInput, UnsuitableImage
 from appliance.intake.part10 import scan_file
 from appliance.pipeline.encoding import encode
 from appliance.pipeline.model import Model
+from appliance.services.inference import thread_count, verifier
 from appliance.services.models import repository
 from appliance.services.role import state_of
-from appliance.services.worker import thread_count
 from appliance.spool.durable import ensure_folder
 
 _EXIT_UNSUITABLE = UnsuitableImage.exit_code
@@ -57,7 +57,7 @@ def infer(
     results = []
     if wanted:
         _say(f"opening {model.manifest.key}")
-        model.open()
+        model.open(verifier(settings, layout).recall)
     for number, unit in enumerate(wanted, start=1):
         _say(f"{number} of {len(wanted)}: {unit.images} image(s)")
         try:

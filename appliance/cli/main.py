@@ -10,8 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from appliance.errors import ApplianceError
+from appliance.manifest.manifest import BackendName, Precision
 from appliance.version import __version__
 
 _EXIT_IO = 74
@@ -84,7 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     listing = models.add_parser("list", parents=[common], help="all packages, and whether they can run here")
     listing.add_argument("--json", action="store_true", help="for programs")
     listing.set_defaults(command=_models_list)
-    fetch = models.add_parser("fetch", parents=[common], help="get and convert the weights of packages")
+    show = models.add_parser("show", parents=[common], help="one package: what it is, how it was verified, its engines")
+    show.add_argument("name", metavar="NAME", help="name, or name/version")
+    show.add_argument("--json", action="store_true", help="for programs")
+    show.set_defaults(command=_models_show)
+    verify = models.add_parser("verify", parents=[common], help="judge the golden images on this machine, and compare")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
+    verify.add_argument("--all", action="store_true", help="the newest version of every package")
+    verify.add_argument("--backend", choices=get_args(BackendName), help="instead of the one that would serve")
+    verify.add_argument("--precision", choices=get_args(Precision), help="instead of the manifest's")
+    verify.add_argument("--again", action="store_true", help="even if it is known")
+    verify.add_argument("--json", action="store_true", help="for programs")
+    verify.set_defaults(command=_models_verify)
+    fetch = models.add_parser("fetch", parents=[common], help="get the weights and golden images of packages")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
     fetch.add_argument("--all", action="store_true", help="every package that lacks them")
     fetch.add_argument(
@@ -146,6 +160,27 @@ def _models_list(parsed: argparse.Namespace) -> int:
     from appliance.cli.models import list_models
 
     return list_models(parsed.config, parsed.state_dir, as_json=parsed.json)
+
+
+def _models_show(parsed: argparse.Namespace) -> int:
+    from appliance.cli.models import show_model
+
+    return show_model(parsed.config, parsed.state_dir, parsed.name, as_json=parsed.json)
+
+
+def _models_verify(parsed: argparse.Namespace) -> int:
+    from appliance.cli.models import verify_models
+
+    return verify_models(
+        parsed.config,
+        parsed.state_dir,
+        parsed.names,
+        everything=parsed.all,
+        backend=parsed.backend,
+        precision=parsed.precision,
+        again=parsed.again,
+        as_json=parsed.json,
+    )
 
 
 def _models_convert(parsed: argparse.Namespace) -> int:

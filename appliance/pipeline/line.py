@@ -23,7 +23,7 @@ from appliance.journal.journal import Journal
 from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.encoding import encode
-from appliance.pipeline.model import Model
+from appliance.pipeline.model import Gate, Model
 from appliance.pipeline.outcomes import Outcomes
 from appliance.pipeline.work import Work, waits_of
 from appliance.results.warm import warm_up
@@ -48,6 +48,8 @@ class InferenceLine:
     ----------
     models
         By ``name/version``; opened, warmed and used by the inference thread alone.
+    gate
+        What has to hold for a model to serve; see ``Model.open``.
     on_ready
         Called when the models are warm.
     on_fatal
@@ -64,6 +66,7 @@ class InferenceLine:
         models: Mapping[str, Model],
         metrics: Metrics,
         *,
+        gate: Gate | None = None,
         on_ready: Callable[[], None],
         on_fatal: Callable[[], None],
     ) -> None:
@@ -74,6 +77,7 @@ class InferenceLine:
         self._run_dir = run_dir
         self._models = models
         self._metrics = metrics
+        self._gate = gate
         self._on_ready = on_ready
         self._on_fatal = on_fatal
         self._destinations: dict[str, Sequence[str]] = {d.name: d.results for d in settings.destinations}
@@ -184,7 +188,7 @@ class InferenceLine:
         ready = self._metrics.model_ready.labels
         started = time.monotonic()
         try:
-            backend = model.open()
+            backend = model.open(self._gate)
         except ApplianceError as error:
             _log.error("%s cannot run: %s", key, error)
             self._unusable[key] = str(error)

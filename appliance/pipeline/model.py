@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, NetworkSpec, Session
 from appliance.backends.table import choose
@@ -15,21 +18,27 @@ from appliance.domain.states import Stage
 from appliance.errors import ApplianceError, BackendUnavailable, InferenceFailed, ModelPackageError
 from appliance.imaging.loading import LoadedImage, load_image
 from appliance.imaging.preparation import Preparation
-from appliance.manifest.manifest import Manifest, StageSpec
+from appliance.manifest.manifest import BackendName, Manifest, Precision, StageSpec
 from appliance.modelrepo.package import ModelPackage
+from appliance.pipeline.verification import Verification
 from appliance.readout.readout import read_out
 
 _log = logging.getLogger(__name__)
 
+Confirm = Callable[["Model"], Verification | None]
+"""Called with the open model; raises ``VerificationFailed`` when it must not serve."""
+Gate = Callable[[ModelPackage, Backend, Precision], Confirm]
+"""Called before the model opens on a backend: what has to hold for it to serve there."""
 
-def network_of(manifest: Manifest, stage: StageSpec) -> NetworkSpec:
-    """What the backends must know of one stage's network."""
+
+def network_of(manifest: Manifest, stage: StageSpec, precision: Precision | None = None) -> NetworkSpec:
+    """What the backends must know of one stage's network, in the manifest's precision or another."""
     return NetworkSpec(
         name=f"{manifest.name}/{stage.name}",
         input_tensor=stage.input_tensor,
         input_shape=tuple(stage.input_shape),
         output_tensor=stage.output_tensor,
-        precision=manifest.runtime.precision,
+        precision=precision or manifest.runtime.precision,
         min_shape=None if stage.profile is None else tuple(stage.profile.min),
         typical_shape=None if stage.profile is None else tuple(stage.profile.typical),
     )
@@ -39,35 +48,67 @@ class Model:
     """One model package on this machine.
 
     ``load`` may be called from another thread; everything else belongs to the thread that called ``open``.
+
+    Parameters
+    ----------
+    backends, precision
+        Instead of those of the manifest.
+
+    Attributes
+    ----------
+    verification
+        What is known, on the backend that it is open on, of its golden cases.
     """
 
-    def __init__(self, package: ModelPackage, *, threads: int, cache: Path) -> None:
+    def __init__(
+        self,
+        package: ModelPackage,
+        *,
+        threads: int,
+        cache: Path,
+        backends: Sequence[BackendName] | None = None,
+        precision: Precision | None = None,
+    ) -> None:
+        self.package = package
         self.manifest = package.manifest
-        self._package = package
+        self.precision = precision or package.manifest.runtime.precision
+        self.verification: Verification | None = None
+        self._backends = backends or package.manifest.runtime.backends
         self._threads = threads
         self._cache = cache
         self._backend: Backend | None = None
         self._sessions: dict[str, Session] = {}
 
+    @property
+    def backend(self) -> Backend:
+        """The one that the model is open on."""
+        assert self._backend is not None
+        return self._backend
+
     def load(self, paths: Sequence[Path]) -> LoadedImage:
         """Load the files of an instance or a series; raises ``UnsuitableImage``."""
         return load_image(paths, self.manifest.input)
 
-    def open(self) -> str:
+    def open(self, gate: Gate | None = None) -> str:
         """Check the weights, load the networks and run each once; return the backend's name.
+
+        The first backend that can run all networks, and that the gate lets pass, is used.
 
         Raises
         ------
         ModelPackageError, BackendUnavailable, InferenceFailed
             The model cannot run here.
         """
-        files = self._package.require_weights()
-        runtime = self.manifest.runtime
+        files = self.package.require_weights()
         failures: list[ApplianceError] = []
-        for name in runtime.backends:
+        for name in self._backends:
             try:
-                self._open_on(choose([name], runtime.precision, threads=self._threads, cache=self._cache), files)
+                backend = choose([name], self.precision, threads=self._threads, cache=self._cache)
+                confirm = None if gate is None else gate(self.package, backend, self.precision)
+                self._open_on(backend, files)
+                self.verification = None if confirm is None else confirm(self)
             except (BackendUnavailable, ModelPackageError, InferenceFailed) as error:
+                self.close()
                 failures.append(error)
                 continue
             for failure in failures:
@@ -82,7 +123,8 @@ class Model:
     def _open_on(self, backend: Backend, files: Mapping[str, Path]) -> None:
         try:
             for stage in self.manifest.stages:
-                self._sessions[stage.name] = backend.open(files[stage.weights], network_of(self.manifest, stage))
+                spec = network_of(self.manifest, stage, self.precision)
+                self._sessions[stage.name] = backend.open(files[stage.weights], spec)
         except BaseException:
             self.close()
             raise
@@ -96,7 +138,13 @@ class Model:
         self._backend = None
 
     def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
-        """Run the model on an image.
+        """Run the model on an image; see ``judge_with_output``."""
+        return self.judge_with_output(image, stages)[1]
+
+    def judge_with_output(
+        self, image: Image, stages: MutableMapping[str, float]
+    ) -> tuple[NDArray[Any], InferenceResult]:
+        """Run the model on an image; return the last network's output too.
 
         Parameters
         ----------
@@ -123,11 +171,10 @@ class Model:
         stages[Stage.LOAD] = stages.get(Stage.LOAD, 0.0) + prepared - started - infer_s
         stages[Stage.INFER] = infer_s
         stages[Stage.READ_OUT] = time.monotonic() - prepared
-        return result
+        return output, result
 
     def _algorithm(self) -> Algorithm:
         """Who made the result, down to what could change a number (PS3.16 TID 4019)."""
-        assert self._backend is not None
         spec = self.manifest.algorithm
         return Algorithm(
             name=spec.name,
@@ -137,7 +184,8 @@ class Model:
             parameters=(
                 ("model package", self.manifest.key),
                 *((f"SHA-256 of {weights.file}", weights.sha256) for weights in self.manifest.weights),
-                ("backend", f"{self._backend.name} {self._backend.version()}"),
-                ("precision", self.manifest.runtime.precision),
+                ("backend", f"{self.backend.name} {self.backend.version()}"),
+                ("precision", self.precision),
+                ("verification", "not done" if self.verification is None else self.verification.summary()),
             ),
         )

@@ -13,6 +13,8 @@ from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.line import InferenceLine
 from appliance.pipeline.model import Model
+from appliance.pipeline.verification import Verification
+from appliance.services.inference import thread_count, verifier
 from appliance.services.models import active_models
 from appliance.services.role import Lifecycle, Part, run_role
 from appliance.spool.spool import Spool
@@ -26,6 +28,7 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
     def build(lifecycle: Lifecycle) -> Sequence[Part]:
         # Inference yields to reception, which has to answer within milliseconds.
         os.nice(settings.worker.nice)
+        metrics = Metrics.for_role(name, layout.metrics)
         active = active_models(settings, layout)
         for model, reason in active.unusable.items():
             _log.warning("model %s cannot run: %s", model, reason)
@@ -38,13 +41,25 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
                 Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes),
                 layout.run,
                 {model.manifest.key: model for model in models},
-                Metrics.for_role(name, layout.metrics),
+                metrics,
+                gate=verifier(settings, layout, observe=lambda found: _show(found, metrics)).require,
                 on_ready=lambda: _settled(lifecycle),
                 on_fatal=lifecycle.fail,
             )
         ]
 
     return run_role(name, settings, layout, build, ready_when_started=False)
+
+
+def _show(found: Verification, metrics: Metrics) -> None:
+    """Put a verification into the metrics, whether it was done now or is remembered."""
+    model, _, version = found.model.partition("/")
+    labels = (model, version, found.backend.partition(" ")[0], found.precision)
+    metrics.model_verified.labels(*labels).set(found.passed)
+    if found.least_dice is not None:
+        metrics.model_dice.labels(*labels).set(found.least_dice)
+    if found.largest_size_difference is not None:
+        metrics.model_size_difference.labels(*labels).set(found.largest_size_difference)
 
 
 def _settled(lifecycle: Lifecycle) -> None:
@@ -57,8 +72,3 @@ def _settled(lifecycle: Lifecycle) -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     lifecycle.ready()
-
-
-def thread_count(settings: Settings) -> int:
-    """Threads for one worker's inference: as set, or its share of the cores."""
-    return settings.worker.threads or max(1, len(os.sched_getaffinity(0)) // settings.worker.count)

@@ -65,6 +65,11 @@ class Daemon:
         self.layout.root.mkdir(parents=True, exist_ok=True)
         if weights is not None:
             self.layout.weights.symlink_to(weights)
+            # What was verified on this machine is verified; a file of it is only ever replaced whole.
+            verified = StateLayout(weights.parent).verified
+            verified.mkdir(parents=True, exist_ok=True)
+            self.layout.verified.parent.mkdir()
+            self.layout.verified.symlink_to(verified)
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, *, ready: bool = True) -> None:

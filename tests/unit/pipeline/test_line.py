@@ -32,7 +32,7 @@ class FakeModel:
         self.manifest = SimpleNamespace(name="model", version="1.0.0", key="model/1.0.0", runtime=runtime)
         self._judge, self._opening = judge, opening
 
-    def open(self) -> str:
+    def open(self, gate: object) -> str:
         if self._opening is not None:
             raise self._opening
         return "fake"

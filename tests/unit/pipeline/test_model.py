@@ -143,6 +143,7 @@ def test_the_result_says_what_made_it(tmp_path: Path) -> None:
     assert parameters["SHA-256 of segment.onnx"] == package.manifest.weights[1].sha256
     assert parameters["backend"].startswith("onnxruntime 1.")
     assert parameters["precision"] == "float32"
+    assert parameters["verification"] == "not done"
 
 
 def test_times_add_up_to_those_of_the_stages(tmp_path: Path) -> None:
