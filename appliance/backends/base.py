@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,13 @@ class Session(ABC):
             expected=f"at most {max(0.0, time_limit_s):.3g} s (what was left of runtime.time_limit_s in the manifest)",
             mend="Give the worker more threads, or use a faster backend",
         )
+
+    @abstractmethod
+    def run_bare(self, tensor: NDArray[np.float32]) -> NDArray[Any]:
+        """Run the loaded network as the runtime's own benchmark would, to measure what ``run`` adds to it.
+
+        No checks, no time limit; what is returned may be the runtime's own memory, which the next run overwrites.
+        """
 
     @abstractmethod
     def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from appliance.backends.base import Backend, NetworkSpec, Session, check_tensors, wrong_element_type
+from appliance.backends.time_limit import TimeLimit
 from appliance.errors import InferenceFailed, ModelPackageError
 from appliance.manifest.manifest import Precision
 
@@ -67,6 +68,7 @@ class _OnnxRuntimeSession(Session):
     def __init__(self, spec: NetworkSpec, session: Any) -> None:
         super().__init__(spec)
         self._session = session
+        self._limit = TimeLimit()
 
     def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:
         options = onnxruntime.RunOptions()
@@ -77,20 +79,21 @@ class _OnnxRuntimeSession(Session):
             over.set()
             options.terminate = True
 
-        timer = threading.Timer(time_limit_s, break_off)
-        timer.daemon = True
-        timer.start()
         try:
-            (output,) = self._session.run([self.spec.output_tensor], {self.spec.input_tensor: tensor}, options)
+            with self._limit.running(time_limit_s, break_off):
+                (output,) = self._session.run([self.spec.output_tensor], {self.spec.input_tensor: tensor}, options)
         except _ERRORS as error:
             if over.is_set():
                 raise self.timed_out(time_limit_s) from error
             raise InferenceFailed(
                 f"ONNX Runtime could not run {self.spec.name}", found=str(error).splitlines()[0]
             ) from error
-        finally:
-            timer.cancel()
         return np.asarray(output, dtype=np.float32)
 
+    def run_bare(self, tensor: NDArray[np.float32]) -> NDArray[Any]:
+        (output,) = self._session.run([self.spec.output_tensor], {self.spec.input_tensor: tensor})
+        return np.asarray(output)
+
     def close(self) -> None:
+        self._limit.close()
         self._session = None

@@ -73,6 +73,29 @@ def test_free_axes_take_the_shape_of_the_manifest(backend: Backend, tmp_path: Pa
         assert np.abs(run(session, tensor) - two_channels(tensor)).max() < 2e-6
 
 
+def test_a_profile_takes_every_shape_within_it_and_no_other(backend: Backend, tmp_path: Path) -> None:
+    """An output of one shape stays as it was when another shape is run after it."""
+    path = write_two_channels(tmp_path / "model.onnx", ("batch", 1, "rows", "columns"))
+    with backend.open(path, network_spec((1, 1, 16, 12), min_shape=(1, 1, 5, 4))) as session:
+        outputs = []
+        for shape in [(1, 1, 5, 4), (1, 1, 16, 12), (1, 1, 8, 6), (1, 1, 5, 4)]:
+            tensor = image(shape=shape)
+            outputs.append((run(session, tensor), two_channels(tensor)))
+        for output, expected in outputs:
+            assert output.shape == expected.shape
+            assert np.abs(output - expected).max() < 2e-6
+        with pytest.raises(ValueError, match="takes contiguous float32"):
+            run(session, image(shape=(1, 1, 17, 12)))
+
+
+def test_a_bare_run_gives_the_same_and_disturbs_nothing(backend: Backend, tmp_path: Path) -> None:
+    with backend.open(write_two_channels(tmp_path / "model.onnx"), NETWORK) as session:
+        first = run(session, image(1))
+        kept = first.copy()
+        assert np.array_equal(session.run_bare(image(2)), run(session, image(2)))
+    assert np.array_equal(first, kept)
+
+
 def test_the_output_is_the_callers_own(backend: Backend, tmp_path: Path) -> None:
     """A later run, and closing, leave what an earlier run returned as it was; and it may be written to."""
     with backend.open(write_two_channels(tmp_path / "model.onnx"), NETWORK) as session:

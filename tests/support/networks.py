@@ -27,9 +27,10 @@ def network_spec(
     input_tensor: str = "image",
     output_tensor: str = "probability",
     precision: Precision = "float32",
+    min_shape: tuple[int, ...] | None = None,
 ) -> NetworkSpec:
     """What a manifest would say of the networks here."""
-    return NetworkSpec("example/only", input_tensor, shape, output_tensor, precision)
+    return NetworkSpec("example/only", input_tensor, shape, output_tensor, precision, min_shape, min_shape)
 
 
 def write_network(
