@@ -17,6 +17,7 @@ from typing import Any
 from appliance.backends.base import NetworkSpec, check_tensors
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
 from appliance.errors import ApplianceError, InferenceTimeout, ModelPackageError
+from appliance.spool.durable import write_durably
 
 Progress = Callable[[str], None]
 """Called with one line about what is being done."""
@@ -37,6 +38,9 @@ class BuiltEngine:
     ----------
     capabilities
         Those that it was built for; empty when it is for the GPU of this machine alone.
+    tensors
+        Name → shape of each output, and ``[min, typical, max]`` shapes of each input, as the builder has them; a free
+        axis of an output is ``None``.
     left_out
         Capability → why the network cannot run there.
     log
@@ -47,6 +51,7 @@ class BuiltEngine:
     seconds: float
     layers: int
     capabilities: tuple[str, ...]
+    tensors: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     log: tuple[str, ...] = ()
 
@@ -59,6 +64,7 @@ def build_engine(
     time_limit_s: float,
     memory_limit_bytes: int,
     progress: Progress,
+    timing_cache: Path | None = None,
 ) -> BuiltEngine:
     """Build an engine, in a process of its own.
 
@@ -66,6 +72,9 @@ def build_engine(
     ----------
     memory_limit_bytes
         Of the builder's workspace on the device.
+    timing_cache
+        File in which the times of kernels on this device are kept from one build to the next; ahead of time nothing
+        is timed.
 
     Raises
     ------
@@ -80,11 +89,12 @@ def build_engine(
     wanted = CAPABILITIES if api.ahead_of_time else ()
     left_out: dict[str, str] = {}
     while True:
-        attempt = _Attempt(model, spec, wanted, deadline, memory_limit_bytes)
+        attempt = _Attempt(model, spec, wanted, deadline, memory_limit_bytes, timing_cache)
         outcome = _run_apart(attempt, deadline, progress)
         if outcome.plan is not None:
             seconds = time.monotonic() - started
-            return BuiltEngine(outcome.plan, seconds, outcome.layers, wanted, left_out, tuple(outcome.messages))
+            log = tuple(outcome.messages)
+            return BuiltEngine(outcome.plan, seconds, outcome.layers, wanted, outcome.tensors, left_out, log)
         # The builder refuses the whole set when one generation lacks a kernel, Turing for three-dimensional float32
         # convolutions: the others are built without it, and the reason is kept.
         if len(wanted) < 2 or not any(_names(message, wanted[0]) for message in outcome.messages):
@@ -99,7 +109,8 @@ def build_engine(
 
 
 def _names(message: str, capability: str) -> bool:
-    return f"SM{capability.replace('.', '')}" in message
+    """Whether a refusal is about one generation; the builder writes its name now so (SM75), now so (sm75)."""
+    return f"sm{capability.replace('.', '')}" in message.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,7 @@ class _Outcome:
 
     plan: bytes | None
     layers: int
+    tensors: dict[str, Any]
     messages: list[str]
 
 
@@ -162,6 +174,7 @@ class _Attempt:
     capabilities: Sequence[str]
     deadline: float  # by time.monotonic, which all processes of a machine share
     memory_limit_bytes: int
+    timing_cache: Path | None
 
     def run(self, progress: Progress) -> _Outcome:
         """Build; the plan is ``None`` when the builder refuses the network."""
@@ -179,29 +192,49 @@ class _Attempt:
             {entry.name: _shape(entry) for entry in _entries(network.num_inputs, network.get_input)},
             {entry.name: None for entry in _entries(network.num_outputs, network.get_output)},
         )
-        config = self._configure(trt, builder, network)
+        config = self._configure(trt, builder)
+        tensors = self._profile(builder, network, config)
         config.progress_monitor = monitor = _monitor(trt, self.deadline, progress)
         plan = builder.build_serialized_network(network, config)
         del monitor  # TensorRT does not hold it; it had to live until here
         if plan is None and time.monotonic() > self.deadline:
             raise InferenceTimeout(f"the engine of {self.spec.name} was not built in time", mend=_MORE_TIME)
-        return _Outcome(None if plan is None else bytes(plan), int(network.num_layers), messages)
+        if plan is not None and self.timing_cache is not None:
+            write_durably(self.timing_cache, bytes(config.get_timing_cache().serialize()))
+        return _Outcome(None if plan is None else bytes(plan), int(network.num_layers), tensors, messages)
 
-    def _configure(self, trt: Any, builder: Any, network: Any) -> Any:
+    def _configure(self, trt: Any, builder: Any) -> Any:
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.memory_limit_bytes)
         if self.capabilities:
             config.num_compute_capabilities = len(self.capabilities)
             for index, capability in enumerate(self.capabilities):
                 config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), index)
+        if self.timing_cache is not None:
+            try:
+                known = self.timing_cache.read_bytes()
+            except FileNotFoundError:
+                known = b""
+            # Of another device or version it is refused, and times are taken anew.
+            if not config.set_timing_cache(config.create_timing_cache(known), False):
+                config.set_timing_cache(config.create_timing_cache(b""), False)
+        return config
+
+    def _profile(self, builder: Any, network: Any, config: Any) -> dict[str, Any]:
+        """Give each input with free axes its shapes; return the shapes of all tensors as the builder has them."""
+        tensors: dict[str, Any] = {
+            entry.name: list(_shape(entry)) for entry in _entries(network.num_outputs, network.get_output)
+        }
         for entry in _entries(network.num_inputs, network.get_input):
             if -1 in tuple(entry.shape):
-                # A free axis in the file: the manifest says its one size, so the profile has no range.
                 profile = builder.create_optimization_profile()
-                shape = tuple(self.spec.input_shape)
-                profile.set_shape(entry.name, shape, shape, shape)
+                most = self.spec.input_shape
+                profile.set_shape(entry.name, self.spec.min_shape or most, self.spec.warm_up_shape, most)
                 config.add_optimization_profile(profile)
-        return config
+                tensors[entry.name] = [list(shape) for shape in profile.get_shape(entry.name)]
+            else:
+                tensors[entry.name] = [list(entry.shape)] * 3
+        return tensors
 
     def _parse_error(self, parser: Any) -> ModelPackageError:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.backends.engine_builder import build_engine
-from appliance.backends.engine_cache import CachedEngine, EngineCache
+from appliance.backends.engine_cache import EngineCache
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
 from appliance.config.reader import read_settings
 from appliance.errors import ApplianceError
@@ -16,6 +16,7 @@ from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.model import network_of
 from appliance.services.models import repository
 from appliance.services.role import prepare_state
+from appliance.spool.derived import Derived
 
 _CACHE_BYTES = 8 << 30
 
@@ -63,7 +64,7 @@ def _engine(
     cache: EngineCache,
     time_limit_s: float,
     memory_limit_bytes: int,
-) -> CachedEngine:
+) -> Derived:
     spec = network_of(package.manifest, stage)
     (sha256,) = (weights.sha256 for weights in package.manifest.weights if weights.file == stage.weights)
     return cache.get(
@@ -76,7 +77,7 @@ def _engine(
     )
 
 
-def _row(entry: CachedEngine) -> str:
+def _row(entry: Derived) -> str:
     info = entry.info
     built = f"{info['build_seconds']:.1f} s" if entry.built else "cached"
     capabilities = ", ".join(info["capabilities"]) or "this GPU"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ def test_every_network_of_every_package(package, stage, api: TensorRtApi) -> Non
         pytest.skip(f"no weights: appliance models fetch {package.manifest.name}")
     engine = build(package.path_of(weights), api, network_of(package.manifest, stage))
     assert package.path_of(weights).stat().st_size < len(engine.plan) < 64 << 20
+    spec = network_of(package.manifest, stage)
+    least, typical = spec.min_shape or spec.input_shape, spec.typical_shape or spec.input_shape
+    assert engine.tensors[stage.input_tensor] == [list(least), list(typical), list(spec.input_shape)]
+    assert stage.output_tensor in engine.tensors
     assert set(CAPABILITIES) == {*engine.capabilities, *engine.left_out}
     assert {"8.0", "8.6", "8.9", "12.0"} <= set(engine.capabilities)
     for reason in engine.left_out.values():
@@ -51,7 +56,33 @@ def test_every_network_of_every_package(package, stage, api: TensorRtApi) -> Non
 
 
 def test_a_free_axis_gets_the_size_of_the_manifest(tmp_path: Path, api: TensorRtApi) -> None:
-    assert build(write_convolution(tmp_path / "net.onnx", batch="n"), api).plan
+    engine = build(write_convolution(tmp_path / "net.onnx", batch="n"), api)
+    assert engine.tensors == {"image": [[1, 1, 8, 8]] * 3, "mask": [None, 1, 8, 8]}
+
+
+def test_free_axes_get_the_profile_of_the_manifest(tmp_path: Path, api: TensorRtApi) -> None:
+    spec = replace(SPEC, input_shape=(4, 1, 8, 8), min_shape=(1, 1, 8, 8), typical_shape=(2, 1, 8, 8))
+    engine = build(write_convolution(tmp_path / "net.onnx", batch="n"), api, spec)
+    assert engine.tensors["image"] == [[1, 1, 8, 8], [2, 1, 8, 8], [4, 1, 8, 8]]
+
+
+def test_a_profile_of_a_network_without_free_axes(tmp_path: Path, api: TensorRtApi) -> None:
+    spec = replace(SPEC, input_shape=(4, 1, 8, 8), min_shape=(1, 1, 8, 8), typical_shape=(2, 1, 8, 8))
+    with pytest.raises(ModelPackageError, match="another shape than the manifest says"):
+        build(write_convolution(tmp_path / "net.onnx", batch=4), api, spec)
+
+
+def test_times_of_kernels_are_kept(tmp_path: Path, api: TensorRtApi) -> None:
+    """Ahead of time nothing is timed, but the file comes and goes the same way; a damaged one is no obstacle."""
+    model = write_convolution(tmp_path / "net.onnx")
+    path = tmp_path / "cache" / "timing.cache"
+    for _ in range(2):
+        engine = build_engine(
+            model, SPEC, api, time_limit_s=300, memory_limit_bytes=4 << 30, progress=lambda line: None,
+            timing_cache=path,
+        )  # fmt: skip
+        assert engine.plan and path.stat().st_size > 0
+        path.write_bytes(b"damaged")
 
 
 def test_an_operator_that_is_lacking_is_named_with_its_node(tmp_path: Path, api: TensorRtApi) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,20 +16,21 @@ import pytest
 
 from appliance.backends.base import NetworkSpec
 from appliance.backends.engine_builder import BuiltEngine
-from appliance.backends.engine_cache import CachedEngine, EngineCache
+from appliance.backends.engine_cache import EngineCache
 from appliance.backends.tensorrt_api import TensorRtApi
+from appliance.spool.derived import Derived
 from tests.support.waiting import wait_for
 from tests.unit.backends.networks import SPEC
 
 API = TensorRtApi(SimpleNamespace(__version__="1.0"), "tensorrt-rtx")
-ENGINE = BuiltEngine(b"plan" * 1000, 1.5, 3, ("8.0",), {"7.5": "no kernel"}, ("a warning",))
+ENGINE = BuiltEngine(b"plan" * 1000, 1.5, 3, ("8.0",), {"mask": [1, 1, 8, 8]}, {"7.5": "no kernel"}, ("a warning",))
 
 
 def never() -> BuiltEngine:
     raise AssertionError("it was built again")
 
 
-def get(cache: EngineCache, onnx: str = "a" * 64, spec: NetworkSpec = SPEC) -> CachedEngine:
+def get(cache: EngineCache, onnx: str = "a" * 64, spec: NetworkSpec = SPEC) -> Derived:
     return cache.get(onnx, spec, API, lambda: ENGINE)
 
 
@@ -47,9 +49,13 @@ def test_everything_that_an_engine_depends_on_is_in_its_key(tmp_path: Path) -> N
     newer = TensorRtApi(SimpleNamespace(__version__="2.0"), "tensorrt-rtx")
     other = TensorRtApi(SimpleNamespace(__version__="1.0"), "tensorrt")
     larger = NetworkSpec(SPEC.name, SPEC.input_tensor, (1, 1, 16, 16), SPEC.output_tensor, SPEC.precision)
-    entries = [get(cache), get(cache, "b" * 64), get(cache, spec=larger)]
+    others = [
+        larger, replace(SPEC, precision="float16"), replace(SPEC, min_shape=(1, 1, 4, 4)),
+        replace(SPEC, typical_shape=(1, 1, 4, 4)),
+    ]  # fmt: skip
+    entries = [get(cache), get(cache, "b" * 64), *(get(cache, spec=spec) for spec in others)]
     entries += [cache.get("a" * 64, SPEC, api, lambda: ENGINE) for api in (newer, other)]
-    assert len({entry.path for entry in entries}) == 5
+    assert len({entry.path for entry in entries}) == 8
     assert all(entry.built for entry in entries)
 
 
@@ -105,16 +111,17 @@ def test_kill_while_building_leaves_nothing_half_done(tmp_path: Path) -> None:
         """
         import sys, time
         from pathlib import Path
-        from appliance.backends import engine_cache
+        from appliance.backends.engine_cache import EngineCache
+        from appliance.spool import derived
         from tests.unit.backends.test_engine_cache import API, ENGINE, SPEC
-        write = engine_cache.write_durably
+        write = derived.write_durably
         def slow(path, content):
             write(path, content)
             if path.name == "engine.plan":
                 print("written", flush=True)
                 time.sleep(60)
-        engine_cache.write_durably = slow
-        engine_cache.EngineCache(Path(sys.argv[1]), max_bytes=1 << 30).get("a" * 64, SPEC, API, lambda: ENGINE)
+        derived.write_durably = slow
+        EngineCache(Path(sys.argv[1]), max_bytes=1 << 30).get("a" * 64, SPEC, API, lambda: ENGINE)
         """
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
