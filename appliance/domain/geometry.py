@@ -80,6 +80,23 @@ class Grid:
         return widths * abs(float(np.linalg.det(self.affine[:3, :3])))
 
     @property
+    def slice_widths_mm(self) -> NDArray[np.float64]:
+        """float64 ``[slices]``: thickness of the space that each slice stands for, perpendicular to its plane."""
+        pixel_mm2 = float(np.linalg.norm(np.cross(self.affine[:3, 1], self.affine[:3, 2])))
+        return self.voxel_volumes_mm3 / pixel_mm2
+
+    @property
+    def in_plane_offsets(self) -> NDArray[np.float64]:
+        """float64 ``[slices, 2]``: by how many rows and columns a tilt moves each slice in its plane, from the first.
+
+        What lies at row ``r`` of slice ``i`` has perpendicular to it row ``r + offsets[i, 0] - offsets[j, 0]`` of slice
+        ``j``.
+        """
+        places = np.arange(self.shape[0], dtype=np.float64) if self.places is None else self.places
+        step, rows, columns = self.affine[:3, :3].T
+        return np.outer(places, [step @ rows / (rows @ rows), step @ columns / (columns @ columns)])
+
+    @property
     def is_orthogonal(self) -> bool:
         """Whether the three axes are perpendicular to within 0.1 degree."""
         axes = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)

@@ -38,6 +38,8 @@ class ImageVolume:
         UID of the coordinate system, or ``None`` when the images name none.
     modality
         The value of (0008,0060).
+    contrast_agent
+        Whether an image names a contrast agent: Contrast/Bolus Agent (0018,0010) or its sequence (0018,0012).
     """
 
     voxels: NDArray[np.float32]
@@ -45,6 +47,7 @@ class ImageVolume:
     frames: tuple[SourceFrame, ...]
     frame_of_reference_uid: str | None
     modality: str
+    contrast_agent: bool = False
 
     def __post_init__(self) -> None:
         if self.voxels.shape != self.grid.shape or len(self.frames) != self.grid.shape[0]:

@@ -56,6 +56,8 @@ class Segment:
         Modifier of the structure (PS3.16 CID 244), or ``None``.
     color
         sRGB, 0 to 255 each, for overlays and as Recommended Display CIELab Value.
+    description
+        How it was made, in words, where that is not the network's doing; else empty.
     """
 
     label: str
@@ -64,6 +66,7 @@ class Segment:
     structure: Code
     laterality: Code | None
     color: tuple[int, int, int]
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

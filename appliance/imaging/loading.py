@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from appliance.imaging.slices import Slice, slices_of
 from appliance.imaging.stack import grid_of, ordered
 from appliance.manifest.golden import GoldenImage
 from appliance.manifest.manifest import InputSpec
+
+_NO_AGENT = re.compile(r"(?i)[-\s./]*|no|non|none|nil|n/?a|without|w/?o|nativ\w*|0+")
+"""What technicians enter where there was no agent; anything else is taken for the name of one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +107,14 @@ def _load_volume(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
         tuple(found.source for found in slices),
         str(frame_of_reference) if frame_of_reference else None,
         str(dataset.get("Modality", "")),
+        any(_names_contrast_agent(file.dataset) for file in files),
     )
     return LoadedImage(image, _datasets_in_order(slices))
+
+
+def _names_contrast_agent(dataset: Dataset) -> bool:
+    agent = str(dataset.get("ContrastBolusAgent") or "").strip()
+    return bool(dataset.get("ContrastBolusAgentSequence")) or not _NO_AGENT.fullmatch(agent)
 
 
 def _physical_frame(found: Slice, decoded: dict[int, np.ndarray]) -> np.ndarray:

@@ -162,6 +162,8 @@ class Manifest(ManifestModel):
     @model_validator(mode="after")
     def _quantities_fit(self) -> Manifest:
         for structure in self.readout.structures:
+            if structure.derived is not None and self.input.kind != "volume":
+                raise ValueError(f"{structure.label}: only structures of volumes can be derived")
             for measurement in structure.measurements:
                 if (measurement.quantity == "volume_ml") != (self.input.kind == "volume"):
                     raise ValueError(f"{structure.label}: a {self.input.kind} has no {measurement.quantity}")

@@ -38,11 +38,56 @@ class MeasurementSpec(ManifestModel):
         return value
 
 
+class DerivedSpec(ManifestModel):
+    """Parts of another structure, chosen by the values of the source image's own voxels (CT: HU).
+
+    Voxels are first smoothed, then chosen: so that noise makes no findings. Distances and parts are in the patient,
+    whatever the tilt and the spacing of the slices.
+    """
+
+    within: Annotated[str, Field(description="Label of the structure, listed earlier and not itself derived")]
+    min: Annotated[float, Field(description="Least value, itself included")]
+    max: Annotated[float, Field(description="Largest value, itself included")]
+    smooth_mm: Annotated[
+        float,
+        Field(ge=0, le=20, description="Standard deviation of a Gaussian in the planes of the slices; 0: none. Only "
+              "voxels of the structure are averaged, so that bone beside it does not spill in"),
+    ] = 0.0  # fmt: skip
+    erode_mm: Annotated[
+        float,
+        Field(ge=0, le=50, description="Voxels so near to the outside of the structure, or nearer, are left out; "
+              "slices that touch are at no distance, whatever their thickness: between them lie partial volumes"),
+    ] = 0.0  # fmt: skip
+    min_component_ml: Annotated[
+        float, Field(ge=0, description="Parts (voxels that touch by faces) smaller than this are left out")
+    ] = 0.0
+    native_only: Annotated[
+        bool,
+        Field(description="Not measured, and the result says so, where an image names a contrast agent (0018,0010)"),
+    ] = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DerivedSpec:
+        if self.min >= self.max:
+            raise ValueError(f"min is {self.min:g}, it must be below max, {self.max:g}")
+        return self
+
+
 class StructureSpec(ManifestModel):
-    """One structure: which channel, how it becomes a mask, what is measured."""
+    """One structure: which channel, or which part of another one, how it becomes a mask, what is measured."""
 
     label: Annotated[str, Field(min_length=1, max_length=64, description="Segment Label (0062,0005)")]
-    channel: Annotated[int, Field(ge=0, description="Channel of the last stage's output, base 0")]
+    channel: Annotated[
+        int | None, Field(ge=0, description="Channel of the last stage's output, base 0; not with derived")
+    ] = None
+    derived: Annotated[
+        DerivedSpec | None, Field(description="Volumes: part of another structure, instead of a channel")
+    ] = None
+    optional: Annotated[
+        bool,
+        Field(description="May be absent: then it is measured as 0 and has no segment. What is not optional must be "
+              "found, or the image is refused"),
+    ] = False  # fmt: skip
     category: Annotated[CodeSpec, Field(description="Segmented Property Category (CID 7150)")]
     structure: Annotated[CodeSpec, Field(description="Segmented Property Type")]
     laterality: Annotated[CodeSpec | None, Field(description="Laterality (CID 244)")] = None
@@ -52,6 +97,14 @@ class StructureSpec(ManifestModel):
     components: Annotated[int, Field(ge=0, description="Keep this many largest connected components; 0 keeps all")] = 0
     fill_holes: Annotated[bool, Field(description="Fill holes that are enclosed by the mask")] = False
     measurements: Annotated[list[MeasurementSpec], Field(min_length=1, description="What is measured")]
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> StructureSpec:
+        if (self.channel is None) == (self.derived is None):
+            raise ValueError(f"{self.label}: give channel or derived, one of them")
+        if self.derived is not None and (self.components or self.fill_holes):
+            raise ValueError(f"{self.label}: components and fill_holes are for what the network outlines")
+        return self
 
 
 class RatioSpec(ManifestModel):
@@ -102,4 +155,23 @@ class Readout(ManifestModel):
             for label in (ratio.numerator, ratio.denominator):
                 if label not in labels:
                     raise ValueError(f"ratio names {label!r}, structures are {labels}")
+            if self.structures[labels.index(ratio.denominator)].optional:
+                raise ValueError(f"ratio divides by {ratio.denominator!r}, which is optional: it may be 0")
         return self
+
+    @model_validator(mode="after")
+    def _derived(self) -> Readout:
+        outlined: list[str] = []
+        for structure in self.structures:
+            if structure.derived is None:
+                outlined.append(structure.label)
+            elif structure.derived.within not in outlined:
+                raise ValueError(f"{structure.label} lies within {structure.derived.within!r}, outlined are {outlined}")
+        if not outlined:
+            raise ValueError("no structure has a channel")
+        return self
+
+    @property
+    def outlined(self) -> list[tuple[int, StructureSpec]]:
+        """The structures that the network outlines, in order, each with its channel."""
+        return [(s.channel, s) for s in self.structures if s.channel is not None]

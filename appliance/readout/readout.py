@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.domain.geometry import Grid
-from appliance.domain.image import Image, ProjectionImage
+from appliance.domain.image import Image, ImageVolume, ProjectionImage
 from appliance.domain.result import Algorithm, Finding, InferenceResult, Measurement, Segment
 from appliance.errors import UnsuitableImage
 from appliance.manifest.manifest import Manifest
 from appliance.manifest.readout import MeasurementSpec, StructureSpec
+from appliance.readout.derived import derivation_of, derived_mask, withheld_because_of_contrast
 from appliance.readout.quantities import quantity_of, size_of
 from appliance.readout.structures import Restore, masks_of
 
@@ -49,28 +50,41 @@ def read_out(
             notes.extend(_check_sides(image))
     else:
         notes.extend(_geometry_notes(image.grid))
-    masks = masks_of(output, readout, restore)
-    findings = []
-    for index, (structure, mask) in enumerate(zip(readout.structures, masks, strict=True)):
-        if not mask.any():
+    masks = dict(zip((s.label for _, s in readout.outlined), masks_of(output, readout, restore), strict=True))
+    findings: list[Finding] = []
+    segments: list[Segment] = []
+    for structure in readout.structures:
+        if structure.derived is not None:
+            assert isinstance(image, ImageVolume)  # the manifest derives structures of volumes only
+            if structure.derived.native_only and image.contrast_agent:
+                notes.append(withheld_because_of_contrast(structure))
+                continue
+            notes.append(derivation_of(structure, structure.derived, image.modality))
+            masks[structure.label] = derived_mask(masks[structure.derived.within], image, structure.derived)
+        mask = masks[structure.label]
+        segment = len(segments) if mask.any() else None
+        if segment is not None:
+            segments.append(_segment(structure, mask, image))
+        elif not structure.optional:
             raise UnsuitableImage(
                 "nothing-found",
                 f"the model did not find: {structure.label}",
                 mend="Check that the image shows the body part that the model is for",
             )
-        findings.append(_finding(index, structure, mask, image, manifest.name))
-    sizes = {s.label: size_of(mask, image) for s, mask in zip(readout.structures, masks, strict=True)}
+        findings.append(_finding(segment, structure, mask, image, manifest))
+    sizes = {label: size_of(mask, image) for label, mask in masks.items()}
     overall = tuple(
         Measurement(
             ratio.concept.code(), sizes[ratio.numerator] / sizes[ratio.denominator], ratio.unit.code(), ratio.digits
         )
         for ratio in readout.ratios
+        if ratio.numerator in sizes and ratio.denominator in sizes
     )
     return InferenceResult(
         algorithm=algorithm,
         image=image,
         findings=tuple(findings),
-        segments=tuple(_segment(s, mask) for s, mask in zip(readout.structures, masks, strict=True)),
+        segments=tuple(segments),
         intended_use=manifest.intended_use,
         title=manifest.title,
         overall=overall,
@@ -110,7 +124,7 @@ def _check_sides(image: ProjectionImage) -> Sequence[str]:
     return []
 
 
-def _segment(structure: StructureSpec, mask: NDArray[np.bool_]) -> Segment:
+def _segment(structure: StructureSpec, mask: NDArray[np.bool_], image: Image) -> Segment:
     return Segment(
         label=structure.label,
         mask=mask,
@@ -118,10 +132,13 @@ def _segment(structure: StructureSpec, mask: NDArray[np.bool_]) -> Segment:
         structure=structure.structure.code(),
         laterality=structure.laterality.code() if structure.laterality else None,
         color=structure.color,
+        description=derivation_of(structure, structure.derived, image.modality) if structure.derived else "",
     )
 
 
-def _finding(index: int, structure: StructureSpec, mask: NDArray[np.bool_], image: Image, model: str) -> Finding:
+def _finding(
+    segment: int | None, structure: StructureSpec, mask: NDArray[np.bool_], image: Image, manifest: Manifest
+) -> Finding:
     measurements = []
     for spec in structure.measurements:
         value = quantity_of(spec.quantity, mask, image)
@@ -129,13 +146,17 @@ def _finding(index: int, structure: StructureSpec, mask: NDArray[np.bool_], imag
             continue
         _check_plausible(structure, spec, value)
         measurements.append(Measurement(spec.concept.code(), value, spec.unit.code(), spec.digits))
+    site = structure
+    if structure.derived is not None:
+        # What is found in a structure lies in it: its own code says what it is, not where.
+        (site,) = (s for _, s in manifest.readout.outlined if s.label == structure.derived.within)
     return Finding(
-        tracking_id=f"{model} {structure.label}",
+        tracking_id=f"{manifest.name} {structure.label}",
         finding=structure.structure.code(),
-        site=structure.structure.code(),
+        site=site.structure.code(),
         laterality=structure.laterality.code() if structure.laterality else None,
         measurements=tuple(measurements),
-        segment=index,
+        segment=segment,
     )
 
 

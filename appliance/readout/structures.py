@@ -17,7 +17,7 @@ Restore = Callable[..., NDArray[Any]]
 
 
 def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) -> list[NDArray[np.bool_]]:
-    """Return one mask for each structure, on the grid of the source image.
+    """Return one mask for each structure that the network outlines, on the grid of the source image.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) ->
     ModelPackageError
         A structure names a channel that the output does not have.
     """
-    last = max(structure.channel for structure in readout.structures)
+    last = max(channel for channel, _ in readout.outlined)
     if last >= output.shape[1]:
         raise ModelPackageError(
             "the manifest names a channel that the network does not have",
@@ -40,7 +40,7 @@ def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) ->
             mend="Correct readout.structures of the manifest",
         )
     interpolate = readout.restore == "linear"
-    channels = [output[0, structure.channel] for structure in readout.structures]
+    channels = [output[0, channel] for channel, _ in readout.outlined]
     if readout.kind == "threshold" and not interpolate:
         # Thresholding first gives the same and moves a quarter of the bytes.
         raw = [restore(channel > readout.threshold, interpolate=False) for channel in channels]
@@ -48,7 +48,7 @@ def masks_of(output: NDArray[np.float32], readout: Readout, restore: Restore) ->
         raw = [restore(channel, interpolate=True) > readout.threshold for channel in channels]
     else:
         raw = _likeliest([restore(channel, interpolate=interpolate) for channel in channels], readout.threshold)
-    return [cleaned(mask, structure) for mask, structure in zip(raw, readout.structures, strict=True)]
+    return [cleaned(mask, structure) for mask, (_, structure) in zip(raw, readout.outlined, strict=True)]
 
 
 def _likeliest(channels: list[NDArray[np.float32]], threshold: float) -> list[NDArray[np.bool_]]:

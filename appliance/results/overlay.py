@@ -83,7 +83,10 @@ class View:
 
 
 def best_view(result: InferenceResult, sources: SourceImages) -> View:
-    """The radiograph, or the slice on which the masks are largest (without any: the middle one)."""
+    """The radiograph, or the slice that shows most of the masks (without any: the middle one).
+
+    Each mask counts by the share of it that a slice shows, so that a small one is not lost beside a large one.
+    """
     image = result.image
     if not isinstance(image, ImageVolume):
         return View(
@@ -97,11 +100,12 @@ def best_view(result: InferenceResult, sources: SourceImages) -> View:
             place="",
             frame=image.frame,
         )
-    areas = np.zeros(image.grid.shape[0], dtype=np.int64)
+    shown = np.zeros(image.grid.shape[0])
     for segment in result.segments:
         # Plane by plane, which NumPy counts ten times as fast as along axes.
-        areas += [np.count_nonzero(plane) for plane in segment.mask]
-    index = int(areas.argmax()) if areas.any() else image.grid.shape[0] // 2
+        areas = np.array([np.count_nonzero(plane) for plane in segment.mask])
+        shown += areas / max(1, areas.sum())
+    index = int(shown.argmax()) if shown.any() else image.grid.shape[0] // 2
     _, row_spacing, column_spacing = image.grid.spacing_mm
     return View(
         pixels=image.voxels[index],

@@ -163,6 +163,8 @@ def _descriptions(result: InferenceResult, sources: SourceImages, context: Resul
             display_color=CIELabColor.from_rgb(*segment.color),
         )
         _add_laterality(description, segment)
+        if segment.description:
+            description.SegmentDescription = plain(segment.description, 1024)
         descriptions.append(description)
     return descriptions
 

@@ -35,6 +35,7 @@ SECTIONS = {
     "Step `affine`": steps.Affine,
     "`readout`": readout.Readout,
     "`readout.structures[]`": readout.StructureSpec,
+    "`readout.structures[].derived`": readout.DerivedSpec,
     "`measurements[]`": readout.MeasurementSpec,
     "`readout.ratios[]`": readout.RatioSpec,
     "`runtime`": manifest.RuntimeSpec,

@@ -133,3 +133,25 @@ def test_a_tilted_stack_keeps_its_shear_where_it_is_allowed(tmp_path: Path) -> N
     assert not image.grid.is_orthogonal
     assert np.allclose(image.grid.affine, stack.affine())
     assert image.grid.voxel_volumes_mm3 == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("agent", ["Ultravist 370", "IV", "80 ml", "Normal saline"])
+def test_a_contrast_agent_is_noticed(agent: str, tmp_path: Path) -> None:
+    """What is not known to mean none is taken for an agent; one image that names it is enough."""
+    datasets = ct_series(landmarks(np.int16))  # type: ignore[arg-type]
+    datasets[4].ContrastBolusAgent = agent
+    assert loaded_volume(datasets, tmp_path).contrast_agent
+
+
+@pytest.mark.parametrize("agent", ["", "NONE", " - ", "no", "N/A", "Native", "0"])
+def test_no_contrast_agent_in_many_words(agent: str, tmp_path: Path) -> None:
+    datasets = ct_series(landmarks(np.int16))  # type: ignore[arg-type]
+    for dataset in datasets[:4]:
+        dataset.ContrastBolusAgent = agent
+    assert not loaded_volume(datasets, tmp_path).contrast_agent
+
+
+def test_a_contrast_agent_of_an_enhanced_image_is_noticed(tmp_path: Path) -> None:
+    dataset = enhanced_ct(landmarks(np.int16))  # type: ignore[arg-type]
+    dataset.ContrastBolusAgentSequence = [Dataset()]
+    assert loaded_volume([dataset], tmp_path).contrast_agent

@@ -25,6 +25,12 @@ STRUCTURE = {
     "color": [255, 0, 0],
     "measurements": [{"quantity": "volume_ml", "concept": CODE, "unit": CODE}],
 }
+PART = {
+    **{key: value for key, value in STRUCTURE.items() if key != "channel"},
+    "label": "Blood",
+    "derived": {"within": "Brain", "min": 50, "max": 90},
+    "optional": True,
+}
 SOUND: dict[str, Any] = {
     "schema_version": 1,
     "name": "brain",
@@ -191,6 +197,42 @@ BROKEN = {
         [{"concept": CODE, "numerator": "Brain", "denominator": "Lung", "unit": CODE}],
         "ratio names 'Lung', structures are ['Brain']",
     ),
+    "neither channel nor part": ("readout.structures.0.channel", None, "Brain: give channel or derived, one of them"),
+    "channel and part": (
+        "readout.structures.0.derived",
+        {"within": "Brain", "min": 50, "max": 90},
+        "Brain: give channel or derived, one of them",
+    ),
+    "part of nothing": ("readout.structures", [PART, STRUCTURE], "Blood lies within 'Brain', outlined are []"),
+    "part of a part": (
+        "readout.structures",
+        [STRUCTURE, PART, {**PART, "label": "Clot", "derived": {**PART["derived"], "within": "Blood"}}],
+        "Clot lies within 'Blood', outlined are ['Brain']",
+    ),
+    "part with bounds the wrong way": (
+        "readout.structures",
+        [STRUCTURE, {**PART, "derived": {"within": "Brain", "min": 90, "max": 50}}],
+        "min is 90, it must be below max, 50",
+    ),
+    "part that is cleaned": (
+        "readout.structures",
+        [STRUCTURE, {**PART, "components": 1}],
+        "Blood: components and fill_holes are for what the network outlines",
+    ),
+    "ratio to what may be absent": (
+        "readout",
+        {
+            "kind": "threshold",
+            "structures": [STRUCTURE, PART],
+            "ratios": [{"concept": CODE, "numerator": "Brain", "denominator": "Blood", "unit": CODE}],
+        },
+        "ratio divides by 'Blood', which is optional",
+    ),
+    "varying distances without a limit": (
+        "input",
+        {"kind": "volume", "allow_variable_spacing": True},
+        "allow_variable_spacing needs max_slice_spacing_mm",
+    ),
     "area of a volume": (
         "readout.structures.0.measurements.0.quantity",
         "area_cm2",
@@ -249,6 +291,13 @@ def test_each_rule(tmp_path: Path, case: str) -> None:
         read(tmp_path, changed(place, value))
     assert expected in str(caught.value)
     assert "engines/README.md describes each field" in str(caught.value)
+
+
+def test_radiographs_have_no_parts_by_value(tmp_path: Path) -> None:
+    content = yaml.safe_load((ENGINES / "cxr-lung" / "1.0.0" / "manifest.yaml").read_text())
+    content["readout"]["structures"].append({**PART, "derived": {"within": "Right lung", "min": 0, "max": 1}})
+    with pytest.raises(ModelPackageError, match="Blood: only structures of volumes can be derived"):
+        read(tmp_path, content)
 
 
 def test_all_broken_rules_are_named_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from appliance.domain.codes import Code
 from appliance.results.objects import write_results
 from tests.support.dicom_factory import (
     AXIAL,
@@ -65,6 +66,36 @@ def _check(example: Example, folder: Path) -> None:
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_synthetic_sources(name: str, tmp_path: Path) -> None:
     _check(SYNTHETIC[name](tmp_path / "in"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("outlined", [True, False], ids=["beside a segment", "alone"])
+def test_what_was_looked_for_and_is_absent(outlined: bool, tmp_path: Path) -> None:
+    """Measured as nothing, without a segment: the report says 0 ml, of all images; the other objects are as ever."""
+    example = volume_example(write_datasets(ct_series(ct_voxels(6, 40, 40), _TILTED), tmp_path / "in"))
+    (brain,) = example.result.findings
+    (segment,) = example.result.segments
+    blood = Code("hyperdense", "99EXAMPLE", "Hyperdense voxels")
+    absent = replace(brain, tracking_id="blood", finding=blood, segment=None)
+    absent = replace(absent, measurements=(replace(brain.measurements[0], value=0.0),))
+    words = "Blood: the voxels from 50 to 90 HU within Brain."
+    result = replace(
+        example.result,
+        findings=(brain, absent) if outlined else (absent,),
+        segments=(replace(segment, description=words),) if outlined else (),
+        notes=(words,),
+    )
+    (tmp_path / "out").mkdir()
+    objects = write_results(result, example.sources, example.context, tmp_path / "out")
+    assert [item.kind for item in objects] == (["sr", "sc", "seg"] if outlined else ["sr", "sc"])
+    assert {item.kind: errors_of(item.path) for item in objects} == {item.kind: [] for item in objects}
+    html = rendered(objects[0].path)
+    assert "Hyperdense voxels" in html and "0.0" in html and words in html
+    groups = dcmread(objects[0].path).ContentSequence[-2].ContentSequence
+    images = [item for item in groups[-1].ContentSequence if item.ValueType == "IMAGE"]
+    assert len(images) == 6
+    if outlined:
+        (written,) = dcmread(objects[2].path).SegmentSequence
+        assert written.SegmentDescription == words
 
 
 def test_missing_demographics_are_written_empty(tmp_path: Path) -> None:
