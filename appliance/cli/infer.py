@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.cli.units import Unit, units_in
 from appliance.config.reader import read_settings
 from appliance.config.settings import Settings
-from appliance.domain.attributes import Attributes
-from appliance.domain.states import Scope
-from appliance.errors import ConfigurationError, RejectedInput, UnsuitableImage
-from appliance.intake.part10 import scan_file
+from appliance.errors import UnsuitableImage
 from appliance.pipeline.encoding import encode
 from appliance.pipeline.model import Model
 from appliance.services.inference import thread_count, verifier
@@ -22,16 +19,6 @@ from appliance.services.role import state_of
 from appliance.spool.durable import ensure_folder
 
 _EXIT_UNSUITABLE = UnsuitableImage.exit_code
-
-
-@dataclass(slots=True)
-class _Unit:
-    """What the model judges at once: an instance or a series."""
-
-    attributes: Attributes
-    paths: list[Path] = field(default_factory=list)
-    sop_class_uids: set[str] = field(default_factory=set)
-    images: int = 0
 
 
 def infer(
@@ -44,12 +31,10 @@ def infer(
     settings = read_settings(config)
     layout = state_of(settings, state_dir)
     model = Model(repository(settings, layout).find(model_name), threads=thread_count(settings), cache=layout.cache)
-    if not folder.is_dir():
-        raise ConfigurationError(f"there is no folder {folder}")
-    units = _units(folder, model.manifest.scope, settings)
+    units = units_in(folder, model.manifest.scope, max_bytes=settings.dicom.max_instance_bytes, say=_say)
     wanted, refusals = [], []
     for unit in units:
-        reason = model.manifest.match.refusal(frozenset(unit.sop_class_uids), unit.images, unit.attributes)
+        reason = unit.refusal(model.manifest.match)
         if reason is None:
             wanted.append(unit)
         else:
@@ -76,25 +61,7 @@ def infer(
     return 0 if results else _EXIT_UNSUITABLE
 
 
-def _units(folder: Path, scope: Scope, settings: Settings) -> list[_Unit]:
-    units: dict[tuple[str, ...], _Unit] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        try:
-            scanned = scan_file(path, max_bytes=settings.dicom.max_instance_bytes)
-        except RejectedInput as error:
-            _say(f"left out {path.name}: {error}")
-            continue
-        key: tuple[str, ...] = (scanned.study_instance_uid, scanned.series_instance_uid)
-        if scope is Scope.INSTANCE:
-            key += (scanned.sop_instance_uid,)
-        unit = units.setdefault(key, _Unit(scanned.attributes))
-        unit.paths.append(path)
-        unit.sop_class_uids.add(scanned.sop_class_uid)
-        unit.images += scanned.frames
-    return list(units.values())
-
-
-def _judge(model: Model, unit: _Unit, folder: Path, settings: Settings) -> dict[str, object]:
+def _judge(model: Model, unit: Unit, folder: Path, settings: Settings) -> dict[str, object]:
     started = time.monotonic()
     stages: dict[str, float] = {}
     loaded = model.load(unit.paths)
