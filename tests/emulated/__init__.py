@@ -1,0 +1,1 @@
+"""What runs on the emulated CUDA driver; started by ``contract/test_emulated_gpu.py``, in a process of its own."""
