@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from appliance.journal.database import Database
 from appliance.journal.records import Assessment, DueSeries, KnownInstance, ReceivedInstance, Registration
 
+_BEHIND_ALL = 1e10
+"""Added to the rank of a shadow's job, in seconds: centuries, so that it is claimed after all that are waited for."""
+
 
 class Instances:
     """The receiver's part of the journal."""
@@ -224,14 +227,17 @@ def _assess(
 ) -> int:
     """Keep what the models said and queue a job for each yes; return how many."""
     connection.executemany(
-        "INSERT INTO assessment (series_id, instance_id, revision, model, model_version, refusal, assessed_at)"
-        " VALUES (?,?,?,?,?,?,?)",
-        [(series_id, instance_id, revision, a.model, a.model_version, a.refusal, created_at) for a in assessments],
+        "INSERT INTO assessment (series_id, instance_id, revision, model, model_version, refusal, assessed_at, shadow)"
+        " VALUES (?,?,?,?,?,?,?,?)",
+        [
+            (series_id, instance_id, revision, a.model, a.model_version, a.refusal, created_at, a.shadow)
+            for a in assessments
+        ],
     )
     wanted = [a for a in assessments if a.refusal is None]
     connection.executemany(
         "INSERT INTO job (series_id, instance_id, revision, model, model_version, rank, available_at,"
-        " first_received_at, last_received_at, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
+        " first_received_at, last_received_at, created_at, shadow) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         [
             (
                 series_id,
@@ -239,11 +245,12 @@ def _assess(
                 revision,
                 a.model,
                 a.model_version,
-                created_at,
+                created_at + (_BEHIND_ALL if a.shadow else 0),
                 created_at,
                 first_received_at,
                 last_received_at,
                 created_at,
+                a.shadow,
             )
             for a in wanted
         ],

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from appliance.domain.states import Scope
 from appliance.errors import JournalError
+from appliance.journal.activations import generation
 from appliance.journal.database import Database
 from appliance.journal.records import ClaimedJob, ResultRow
 
@@ -15,22 +16,49 @@ class LeaseLost(JournalError):
     """The job was given to another worker meanwhile: what this one made of it is dropped."""
 
 
+class ActivationsChanged(JournalError):
+    """Another version serves now, or will: whoever claims has to look again which models it runs."""
+
+
 class Jobs:
     """The workers' part of the journal."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, owner: str, now: float, lease_s: float) -> ClaimedJob | None:
+    def claim(
+        self,
+        owner: str,
+        now: float,
+        lease_s: float,
+        *,
+        generation_known: int | None = None,
+        not_yet: Sequence[tuple[str, str, bool]] = (),
+    ) -> ClaimedJob | None:
         """Take the next job, or ``None`` when none waits. The attempt is counted here, so that a job that kills its
-        worker cannot do so for ever.
+        worker cannot do so for ever. Jobs of shadows come after all others.
+
+        Parameters
+        ----------
+        generation_known
+            What ``Activations.generation`` was when the worker learnt which models it runs.
+        not_yet
+            Model, version and shadow of those that it is still opening: their jobs are left alone.
+
+        Raises
+        ------
+        ActivationsChanged
+            The generation is another one by now.
         """
         with self._database.transaction() as connection:
+            # Within the transaction: no job is begun on a version that had stopped serving before.
+            if generation_known is not None and generation(connection) != generation_known:
+                raise ActivationsChanged("another version of a model serves now", mend="Nothing: it is opened")
             row = connection.execute(
                 "UPDATE job SET state = 'running', owner = ?, lease_until = ?, claimed_at = ?, attempts = attempts + 1 "
-                "WHERE job_id = (SELECT job_id FROM job WHERE state = 'queued' AND available_at <= ? "
-                "ORDER BY rank LIMIT 1) RETURNING *",
-                (owner, now + lease_s, now, now),
+                f"WHERE job_id = (SELECT job_id FROM job WHERE state = 'queued' AND available_at <= ?{_except(not_yet)}"
+                " ORDER BY rank LIMIT 1) RETURNING *",
+                (owner, now + lease_s, now, now, *_flat(not_yet)),
             ).fetchone()
             if row is None:
                 return None
@@ -52,6 +80,7 @@ class Jobs:
             revision=row["revision"],
             model=row["model"],
             model_version=row["model_version"],
+            shadow=bool(row["shadow"]),
             first_received_at=row["first_received_at"],
             last_received_at=row["last_received_at"],
             created_at=row["created_at"],
@@ -65,19 +94,22 @@ class Jobs:
             self._database.connection()
             .execute(
                 "SELECT r.sop_instance_uid, r.series_instance_uid FROM job j JOIN result r USING (job_id) "
-                "WHERE j.series_id = ? AND j.instance_id IS NULL AND j.model = ? AND j.revision < ? AND r.kind = 'sr' "
-                "ORDER BY j.revision DESC LIMIT 1",
-                (job.series_id, job.model, job.revision),
+                "WHERE j.series_id = ? AND j.instance_id IS NULL AND j.model = ? AND j.shadow = ? AND j.revision < ? "
+                "AND r.kind = 'sr' ORDER BY j.revision DESC LIMIT 1",
+                (job.series_id, job.model, job.shadow, job.revision),
             )
             .fetchone()
         )
         return None if row is None else (row["sop_instance_uid"], row["series_instance_uid"])
 
-    def next_available_at(self) -> float | None:
-        """When the next queued job may be claimed (it may be in the past), or ``None`` when none is queued."""
+    def next_available_at(self, not_yet: Sequence[tuple[str, str, bool]] = ()) -> float | None:
+        """When the next queued job may be claimed (it may be in the past), or ``None`` when none is queued.
+
+        ``not_yet`` is that of ``claim``.
+        """
         available: float | None = (
             self._database.connection()
-            .execute("SELECT min(available_at) FROM job WHERE state = 'queued'")
+            .execute(f"SELECT min(available_at) FROM job WHERE state = 'queued'{_except(not_yet)}", _flat(not_yet))
             .fetchone()[0]
         )
         return available
@@ -100,7 +132,8 @@ class Jobs:
         destinations: Mapping[str, Sequence[str]],
         stages: Mapping[str, float],
     ) -> None:
-        """End a job with its result objects, and one delivery for each object and destination that wants its kind.
+        """End a job with its result objects, and one delivery for each object and destination that wants its kind;
+        what a shadow made stays here.
 
         Parameters
         ----------
@@ -133,6 +166,8 @@ class Jobs:
                         result.sha256,
                     ),
                 ).fetchone()[0]
+                if job.shadow:
+                    continue
                 connection.executemany(
                     "INSERT INTO delivery (result_id, destination, available_at, created_at) VALUES (?,?,?,?)",
                     [(result_id, name, now, now) for name, kinds in destinations.items() if result.kind in kinds],
@@ -259,3 +294,12 @@ class Jobs:
         ).fetchone()
         if held is None:
             raise LeaseLost(f"job {job.job_id} was given to another worker", mend="Nothing: the other one finishes it")
+
+
+def _except(not_yet: Sequence[tuple[str, str, bool]]) -> str:
+    """The condition that leaves out jobs of these models, for the values of ``_flat``."""
+    return " AND NOT (model = ? AND model_version = ? AND shadow = ?)" * len(not_yet)
+
+
+def _flat(not_yet: Sequence[tuple[str, str, bool]]) -> list[str | bool]:
+    return [value for key in not_yet for value in key]

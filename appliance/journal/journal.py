@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from appliance.journal.activations import Activations
 from appliance.journal.database import Database
 from appliance.journal.deliveries import Deliveries
 from appliance.journal.instances import Instances
@@ -25,6 +26,7 @@ class Journal:
         self.instances = Instances(self._database)
         self.jobs = Jobs(self._database)
         self.deliveries = Deliveries(self._database)
+        self.activations = Activations(self._database)
         self.overview = Overview(self._database)
 
     def close(self) -> None:

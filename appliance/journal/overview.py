@@ -34,20 +34,23 @@ class Overview:
         self._database = database
 
     def tally(self) -> dict[str, dict[str, int]]:
-        """Rows by machine (``series``, ``job``, ``delivery``) and state; costs the same however many rows there are."""
+        """Rows by machine (``series``, ``job``, ``delivery``) and state; costs the same however many rows there are.
+
+        Jobs of shadows are not among ``job`` but counted on their own, as ``shadow``.
+        """
         result: dict[str, dict[str, int]] = {}
         for row in self._database.connection().execute("SELECT machine, state, rows FROM tally"):
             result.setdefault(row["machine"], {})[row["state"]] = row["rows"]
         return result
 
     def waiting(self) -> Waiting:
-        """The oldest of what waits."""
+        """The oldest of what waits; for a shadow's job nobody does."""
         connection = self._database.connection()
         series, job, delivery = (
             connection.execute(query).fetchone()[0]
             for query in (
                 "SELECT min(first_received_at) FROM series WHERE state = 'receiving'",
-                "SELECT min(created_at) FROM job WHERE state = 'queued'",
+                "SELECT min(created_at) FROM job WHERE state = 'queued' AND shadow = 0",
                 "SELECT min(created_at) FROM delivery WHERE state = 'queued'",
             )
         )
@@ -58,8 +61,8 @@ class Overview:
         return self._jobs("SELECT * FROM job ORDER BY job_id DESC LIMIT ?", limit)
 
     def failed_jobs(self, limit: int) -> list[JobView]:
-        """The newest failed jobs, newest first."""
-        return self._jobs("SELECT * FROM job WHERE state = 'failed' ORDER BY job_id DESC LIMIT ?", limit)
+        """The newest failed jobs, newest first, without those of shadows."""
+        return self._jobs("SELECT * FROM job WHERE state = 'failed' AND shadow = 0 ORDER BY job_id DESC LIMIT ?", limit)
 
     def _jobs(self, query: str, limit: int) -> list[JobView]:
         return [
@@ -68,6 +71,7 @@ class Overview:
                 state=JobState(row["state"]),
                 model=row["model"],
                 model_version=row["model_version"],
+                shadow=bool(row["shadow"]),
                 scope=Scope.SERIES if row["instance_id"] is None else Scope.INSTANCE,
                 revision=row["revision"],
                 attempts=row["attempts"],
@@ -98,9 +102,10 @@ class Overview:
         ]
 
     def refusals(self, limit: int) -> list[tuple[int, str, str]]:
-        """The newest refusals: series id, model and reason."""
+        """The newest refusals of the versions that serve: series id, model and reason."""
         rows = self._database.connection().execute(
-            "SELECT series_id, model, refusal FROM assessment WHERE refusal IS NOT NULL ORDER BY rowid DESC LIMIT ?",
+            "SELECT series_id, model, refusal FROM assessment WHERE refusal IS NOT NULL AND shadow = 0 "
+            "ORDER BY rowid DESC LIMIT ?",
             (limit,),
         )
         return [(row["series_id"], row["model"], row["refusal"]) for row in rows]

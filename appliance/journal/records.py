@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from appliance.domain.attributes import Attributes
 from appliance.domain.states import DeliveryState, JobState, Scope
+from appliance.manifest.manifest import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,34 @@ class KnownInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version of a model, and the precision that its networks run at."""
+
+    version: str
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """Which version of a model serves, which one served before it, and which one runs in its shadow; ``None``: none."""
+
+    model: str
+    active: ModelVersion | None = None
+    previous: ModelVersion | None = None
+    shadow: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment:
-    """What one model says: ``refusal`` is the reason of its *no*, ``None`` is *yes* and makes a job."""
+    """What one model says: ``refusal`` is the reason of its *no*, ``None`` is *yes* and makes a job.
+
+    ``shadow`` is whether this version only runs beside the one that serves.
+    """
 
     model: str
     model_version: str
     refusal: str | None
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,7 @@ class ClaimedJob:
     revision: int
     model: str
     model_version: str
+    shadow: bool
     first_received_at: float
     last_received_at: float
     created_at: float
@@ -132,6 +156,7 @@ class JobView:
     state: JobState
     model: str
     model_version: str
+    shadow: bool
     scope: Scope
     revision: int
     attempts: int

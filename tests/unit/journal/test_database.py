@@ -13,6 +13,7 @@ import pytest
 from appliance.errors import JournalError
 from appliance.journal.database import Database
 from appliance.journal.journal import Journal
+from tests.conftest import REPOSITORY
 from tests.unit.journal.makers import claim, complete, queue_job, received, register, succeed
 
 
@@ -35,21 +36,35 @@ def test_opening_again_changes_nothing(path: Path) -> None:
     second.close()
 
 
-def test_an_older_versions_journal_is_brought_up_to_date(path: Path) -> None:
-    """With what it holds; here from the first version."""
-    Journal(path).close()
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_versions_journal_is_brought_up_to_date(path: Path, version: int) -> None:
+    """With what it holds: here a job that waits and one that failed."""
+    path.parent.mkdir()
     connection = sqlite3.connect(path)
-    connection.execute("DROP INDEX job_failed")
-    connection.execute("PRAGMA user_version = 1")
+    for script in sorted((REPOSITORY / "appliance" / "journal" / "schema").glob("*.sql"))[:version]:
+        connection.executescript(script.read_text())
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("INSERT INTO study VALUES (1, '1.2', 100)")
+    connection.execute(
+        "INSERT INTO series (study_id, series_instance_uid, attributes, first_received_at, last_received_at, settle_at,"
+        " sign) VALUES (1, '1.2.3', '{}', 100, 100, 130, 'stable age')"
+    )
+    for model in ("brain", "lung"):
+        connection.execute(
+            "INSERT INTO job (series_id, revision, model, model_version, rank, available_at, first_received_at,"
+            " last_received_at, created_at) VALUES (1, 1, ?, '1.0.0', 100, 100, 100, 100, 100)",
+            (model,),
+        )
+    connection.execute("UPDATE job SET state = 'failed' WHERE model = 'lung'")
+    connection.commit()
     connection.close()
     journal = Journal(path)
-    queue_job(journal, "1")
-    journal.jobs.fail(claim(journal), "worker-0", 210, "defect", "why", retry_at=None, max_attempts=3)
-    assert [view.job_id for view in journal.overview.failed_jobs(10)] == [1]
+    assert [view.model for view in journal.overview.failed_jobs(10)] == ["lung"]
+    assert journal.overview.tally()["job"] | {"queued": 1, "failed": 1} == journal.overview.tally()["job"]
+    assert claim(journal).shadow is False
     journal.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
-    assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'job_failed'").fetchone()[0] == 1
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
     connection.close()
 
 
@@ -60,7 +75,7 @@ def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
     connection.close()
     with pytest.raises(JournalError) as caught:
         Journal(path)
-    assert "newer version: found schema 99, expected 2 or older. Install the appliance version" in str(caught.value)
+    assert "newer version: found schema 99, expected 3 or older. Install the appliance version" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""Which version of each model serves: a fact that all roles read, and that changes in one transaction.
+
+What follows from a change for the jobs that wait is written in the schema (``0003_activation.sql``): a queued job is
+always one of the version that serves, so that no change can lose one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from appliance.errors import JournalError
+from appliance.journal.database import Database
+from appliance.journal.records import Activation, ModelVersion
+from appliance.manifest.manifest import Precision
+
+_EMPTY = "INSERT OR IGNORE INTO activation (model, change, changed_at) VALUES (?, 'seen', ?)"
+_CHANGE = (
+    "UPDATE activation SET version = ?, precision = ?, previous_version = ?, previous_precision = ?,"
+    " shadow_version = ?, shadow_precision = ?, change = ?, changed_at = ? WHERE model = ?"
+)
+
+
+class Activations:
+    """The part of the journal that says what serves."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def generation(self) -> int:
+        """A number that grows with every change: who read the activations at the same one knows them."""
+        return generation(self._database.connection())
+
+    def all(self) -> dict[str, Activation]:
+        """Every model that was ever seen, by name."""
+        rows = self._database.connection().execute("SELECT * FROM activation ORDER BY model")
+        return {row["model"]: _activation(row) for row in rows}
+
+    def adopt(self, model: str, version: ModelVersion, now: float) -> bool:
+        """Let a version of a model that was never seen before serve; ``False`` when another role was first."""
+        with self._database.transaction() as connection:
+            if _find(connection, model) is not None:
+                return False
+            _write(connection, _activated(Activation(model), version), "adopted", now)
+            return True
+
+    def pin(self, model: str, version: ModelVersion, now: float) -> bool:
+        """Let the version that the settings name serve; ``False`` when it does already, at whatever precision."""
+
+        def pinned(before: Activation) -> Activation:
+            same = before.active is not None and before.active.version == version.version
+            return before if same else _activated(before, version)
+
+        return self._change(model, "pinned", now, pinned)
+
+    def activate(self, model: str, version: ModelVersion, now: float) -> bool:
+        """Let a version serve, and move the queued jobs of the model to it; ``False`` when it does already.
+
+        What served before becomes the previous version. A shadow that is activated is a shadow no more.
+        """
+        return self._change(model, "activated", now, lambda before: _activated(before, version))
+
+    def roll_back(self, model: str, now: float) -> ModelVersion:
+        """Let the previous version serve again, and return it.
+
+        Raises
+        ------
+        JournalError
+            There is none.
+        """
+        returned: list[ModelVersion] = []
+
+        def rolled_back(before: Activation) -> Activation:
+            if before.previous is None:
+                raise JournalError(
+                    f"there is no earlier version of {model} to go back to",
+                    mend="Name the one that shall serve: appliance models activate",
+                )
+            returned.append(before.previous)
+            return _activated(before, before.previous)
+
+        self._change(model, "rolled back", now, rolled_back)
+        return returned[0]
+
+    def deactivate(self, model: str, now: float) -> bool:
+        """Let no version serve; jobs that wait are failed with the reason. ``False`` when none served."""
+
+        def deactivated(before: Activation) -> Activation:
+            return replace(before, active=None, previous=before.active or before.previous)
+
+        return self._change(model, "deactivated", now, deactivated)
+
+    def shadow(self, model: str, version: ModelVersion | None, now: float) -> bool:
+        """Let a version run in the shadow of the one that serves, or none; ``False`` when that is so already."""
+        event = "shadow ended" if version is None else "shadow began"
+        return self._change(model, event, now, lambda before: replace(before, shadow=version))
+
+    def _change(self, model: str, event: str, now: float, change: Callable[[Activation], Activation]) -> bool:
+        with self._database.transaction() as connection:
+            before = _find(connection, model) or Activation(model)
+            after = change(before)
+            if after == before:
+                return False
+            _write(connection, after, event, now)
+            return True
+
+
+def generation(connection: sqlite3.Connection) -> int:
+    """See ``Activations.generation``; for those who ask within a transaction."""
+    newest: int = connection.execute("SELECT IFNULL(max(event_id), 0) FROM activation_event").fetchone()[0]
+    return newest
+
+
+def _activated(before: Activation, version: ModelVersion) -> Activation:
+    if before.active == version:
+        return before
+    return replace(
+        before,
+        active=version,
+        previous=before.active or (before.previous if before.previous != version else None),
+        shadow=None if before.shadow == version else before.shadow,
+    )
+
+
+def _find(connection: sqlite3.Connection, model: str) -> Activation | None:
+    row = connection.execute("SELECT * FROM activation WHERE model = ?", (model,)).fetchone()
+    return None if row is None else _activation(row)
+
+
+def _activation(row: sqlite3.Row) -> Activation:
+    def version(prefix: str) -> ModelVersion | None:
+        found = row[f"{prefix}version"]
+        return None if found is None else ModelVersion(found, cast(Precision, row[f"{prefix}precision"]))
+
+    return Activation(row["model"], version(""), version("previous_"), version("shadow_"))
+
+
+def _write(connection: sqlite3.Connection, after: Activation, event: str, now: float) -> None:
+    def columns(version: ModelVersion | None) -> tuple[str | None, str | None]:
+        return (None, None) if version is None else (version.version, version.precision)
+
+    connection.execute(_EMPTY, (after.model, now))
+    connection.execute(
+        _CHANGE,
+        (*columns(after.active), *columns(after.previous), *columns(after.shadow), event, now, after.model),
+    )
