@@ -75,6 +75,7 @@ def _judge(model: Model, unit: Unit, folder: Path, settings: Settings) -> dict[s
         folder,
         model_key=model.manifest.key,
         scope=model.manifest.scope,
+        shadow=False,
         revision=1,
         created_at=time.time(),
         device_serial=settings.device_serial,

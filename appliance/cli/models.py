@@ -20,7 +20,7 @@ from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.model import Model
 from appliance.pipeline.verification import Verification
 from appliance.services.inference import thread_count, verifier
-from appliance.services.models import active_models, repository
+from appliance.services.models import ActiveModels, models_at_rest, repository
 from appliance.services.role import prepare_state, state_of
 
 
@@ -29,11 +29,11 @@ def list_models(config: Path | None, state_dir: Path | None, *, as_json: bool) -
     settings = read_settings(config)
     layout = state_of(settings, state_dir)
     packages = repository(settings, layout)
-    active = {package.manifest.key for package in active_models(settings, layout).packages}
+    models = models_at_rest(settings, layout)
     rows = []
     for package in packages.packages:
         manifest = package.manifest
-        state, reason = _state(package, active=manifest.key in active)
+        state, reason = _state(package, models)
         rows.append({"name": manifest.name, "version": manifest.version, "state": state, "scope": str(manifest.scope),
                      "title": manifest.title, "reason": reason})  # fmt: skip
     rows += [
@@ -56,8 +56,7 @@ def show_model(config: Path | None, state_dir: Path | None, name: str, *, as_jso
     settings = read_settings(config)
     layout = state_of(settings, state_dir)
     package = repository(settings, layout).find(name)
-    active = package.manifest.key in {one.manifest.key for one in active_models(settings, layout).packages}
-    state, reason = _state(package, active=active)
+    state, reason = _state(package, models_at_rest(settings, layout))
     known = verifier(settings, layout).known(package)
     if as_json:
         print(json.dumps(_facts(package, state, reason, known, layout), indent=2))
@@ -172,14 +171,15 @@ def verify_models(
     return code
 
 
-def _state(package: ModelPackage, *, active: bool) -> tuple[str, str | None]:
-    """Whether a package can run here, and why not."""
+def _state(package: ModelPackage, models: ActiveModels) -> tuple[str, str | None]:
+    """Whether a package is used, or could be, and why not."""
     try:
         package.require_weights()
         package.require_golden()
     except ApplianceError as error:
         return "unavailable", str(error)
-    return ("active" if active else "ready"), None
+    used = {found.shadow for found in models.models if found.manifest.key == package.manifest.key}
+    return "active" if False in used else "shadow" if True in used else "ready", None
 
 
 def _facts(

@@ -94,7 +94,10 @@ class Models(Section):
     folder: Annotated[Path | None, Field(description="Folder of packages; absent: engines/ of the installation")] = None
     active: Annotated[
         list[str] | None,
-        Field(description="Names, or name/version, of the models to run; absent: the newest version of every model"),
+        Field(
+            description="Models to run, by name; name/version pins a version, which no command then changes; "
+            "absent: every model"
+        ),
     ] = None
 
     @field_validator("active")

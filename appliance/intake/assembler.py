@@ -83,7 +83,7 @@ class Assembler:
         self._assessor.count(assessments)
         if jobs:
             send_hint(self._run_folder, "worker")
-        refusals = "; ".join(f"{a.model}: {a.refusal}" for a in assessments if a.refusal is not None)
+        refusals = "; ".join(f"{a.model}: {a.refusal}" for a in assessments if a.refusal and not a.shadow)
         _log.info(
             "series %d revision %d complete (%s): %d image(s), %d job(s)%s",
             series.series_id,

@@ -96,6 +96,10 @@ class StorageScp:
             raise RuntimeError("the node has not been started")
         return int(self._server.server_address[1])
 
+    def want(self, sop_class_uids: frozenset[str]) -> None:
+        """Offer these storage SOP classes, besides the usual ones, to associations from now on."""
+        self._contexts = SupportedContexts(sop_class_uids)
+
     def start(self) -> None:
         """Listen, and serve in threads of the node's own.
 
@@ -263,7 +267,8 @@ class StorageScp:
             raise refusal
         incoming.close()
         claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-        if claim.sop_class_uid not in self._contexts.storage_sop_class_uids or claim.sop_class_uid != abstract_syntax:
+        # What was negotiated holds for as long as the association does, whatever is offered to others by now.
+        if claim.sop_class_uid != abstract_syntax or abstract_syntax == self._contexts.verification.abstract_syntax:
             refusal = RejectedInput("sop-class", "the SOP class was not negotiated", mend="Propose it in a context")
             self._store.count_refusal(SOURCE, refusal)
             entry.outcomes[refusal.reason] += 1

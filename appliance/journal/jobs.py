@@ -220,8 +220,8 @@ class Jobs:
     def recover(self, owner: str, now: float, max_attempts: int) -> int:
         """Return what an earlier life of this worker, or a worker whose lease ran out, left running.
 
-        A job that has used up its attempts is failed instead: it may be what kills the workers. Returns how many
-        were found.
+        A job that has used up its attempts is failed instead: it may be what kills the workers. One of a shadow has
+        one attempt. Returns how many were found.
         """
         return self._take_back("owner = ? OR lease_until < ?", (owner, now), now, max_attempts)
 
@@ -235,7 +235,7 @@ class Jobs:
                 "UPDATE job SET state = 'failed', owner = NULL, lease_until = NULL, finished_at = ?, reason = 'crash',"
                 " message = 'the worker ended while it ran this job, ' || attempts || ' time(s); look at the worker''s"
                 " log, then: appliance requeue' "
-                f"WHERE state = 'running' AND ({whose}) AND attempts >= ?",
+                f"WHERE state = 'running' AND ({whose}) AND (attempts >= ? OR shadow = 1)",
                 (now, *arguments, max_attempts),
             ).rowcount
             returned = connection.execute(

@@ -79,6 +79,12 @@ class Metrics:
             ["model", "outcome"],
             registry=registry,
         )
+        self.shadow_jobs = Counter(
+            "appliance_shadow_jobs",
+            "The same of versions that run in the shadow of the active one; they are not among appliance_jobs_total",
+            ["model", "outcome"],
+            registry=registry,
+        )
         self.stage_seconds = Histogram(
             "appliance_stage_seconds",
             "Time that a job spent in each stage (receive, settle, queue, load, infer, read_out, write), by model",
@@ -108,7 +114,8 @@ class Metrics:
         )
         self.model_ready = Gauge(
             "appliance_model_ready",
-            "1 when the model is loaded and warm in a worker, 0 when it cannot run, by model, version and backend",
+            "1 when the model is loaded and warm in a worker, 0 when it cannot run or is given up, by model, version "
+            "and backend",
             ["model", "version", "backend"],
             registry=registry,
             multiprocess_mode="max",

@@ -34,6 +34,7 @@ def encode(
     *,
     model_key: str,
     scope: Scope,
+    shadow: bool,
     revision: int,
     created_at: float,
     device_serial: str,
@@ -62,6 +63,7 @@ def encode(
         created_at=datetime.fromtimestamp(created_at).astimezone(),
         device_serial=device_serial,
         scope=scope,
+        shadow=shadow,
         predecessors=() if predecessor is None else (PriorReport(*predecessor),),
     )
     objects = write_results(result, SourceImages(datasets), context, folder)

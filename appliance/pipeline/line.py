@@ -1,8 +1,8 @@
 """The line that jobs go through in a worker: load → infer → encode, each in a thread of its own.
 
 While one job is in the model, the next is decoded and the one before is written. A job is only claimed once the place
-before the model is free: a worker never hoards what another could do. The inference thread opens the models and owns
-them (a GPU context belongs to one thread) for life.
+before the model is free: a worker never hoards what another could do. Which models there are may change while jobs are
+on their way: each job ends on the model that it was claimed for, see ``roster``.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from appliance.config.settings import Settings
 from appliance.domain.states import Stage
 from appliance.errors import ApplianceError
 from appliance.journal.hints import HintSocket, send_hint
-from appliance.journal.jobs import LeaseLost
+from appliance.journal.jobs import ActivationsChanged, LeaseLost
 from appliance.journal.journal import Journal
 from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.encoding import encode
-from appliance.pipeline.model import Gate, Model
+from appliance.pipeline.model import Gate
+from appliance.pipeline.model_thread import ModelThread
 from appliance.pipeline.outcomes import Outcomes
+from appliance.pipeline.roster import Lineup, Roster
 from appliance.pipeline.work import Work, waits_of
 from appliance.results.warm import warm_up
 from appliance.spool.durable import fsync_folder
@@ -46,8 +49,8 @@ class InferenceLine:
 
     Parameters
     ----------
-    models
-        By ``name/version``; opened, warmed and used by the inference thread alone.
+    read_lineup
+        Reads which models the worker should run; called at the start and whenever the journal's activations change.
     gate
         What has to hold for a model to serve; see ``Model.open``.
     on_ready
@@ -63,7 +66,7 @@ class InferenceLine:
         journal: Journal,
         spool: Spool,
         run_dir: Path,
-        models: Mapping[str, Model],
+        read_lineup: Callable[[], Lineup],
         metrics: Metrics,
         *,
         gate: Gate | None = None,
@@ -73,43 +76,55 @@ class InferenceLine:
         self._owner = owner
         self._settings = settings
         self._jobs = journal.jobs
+        self._activations = journal.activations
         self._spool = spool
         self._run_dir = run_dir
-        self._models = models
         self._metrics = metrics
-        self._gate = gate
         self._on_ready = on_ready
         self._on_fatal = on_fatal
         self._destinations: dict[str, Sequence[str]] = {d.name: d.results for d in settings.destinations}
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._warm = threading.Event()
-        self._unusable: dict[str, str] = {}
         self._outcomes = Outcomes(owner, journal.jobs, settings.worker, metrics, self._pause_for_disk)
         # Whoever holds this may claim; the inference thread hands it back when it takes the work.
         self._place = threading.Semaphore(1)
-        self._to_infer: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        # A model in the queue is over: the jobs that were claimed for it stand before it.
+        self._to_infer: queue.SimpleQueue[Work | ModelThread | None] = queue.SimpleQueue()
         self._to_encode: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._stuck_at: float | None = None  # by time.monotonic: when the model that runs now is held to be stuck
         self._hints = HintSocket(run_dir, owner)
+        self._roster = Roster(read_lineup, gate, metrics, partial(send_hint, run_dir, owner))
+        self._complaint: str | None = None
         self._threads = [
             GuardedThread("load", self._load_jobs, self._failed),
             GuardedThread("infer", self._infer_jobs, self._failed),
             GuardedThread("encode", self._encode_jobs, self._failed),
         ]
-        self._lease = GuardedThread("lease", self._keep_leases, self._failed)
+        self._background = [
+            GuardedThread("open", self._open_models, self._failed),
+            GuardedThread("lease", self._keep_leases, self._failed),
+        ]
 
     def start(self) -> None:
-        """Take back what an earlier life left, then start the threads."""
+        """Take back what an earlier life left, then start the threads.
+
+        Raises
+        ------
+        ConfigurationError
+            Which models to run cannot be read.
+        """
+        self._roster.refresh()
         found = self._jobs.recover(self._owner, time.time(), self._settings.worker.max_attempts)
         if found:
             _log.warning("%d job(s) were left by an earlier life of this worker", found)
-        for thread in (*self._threads, self._lease):
+        for thread in (*self._threads, *self._background):
             thread.start()
 
     def stop(self) -> None:
         """Claim no more; finish what is in the model, give back what is not."""
         self._stop.set()
+        self._roster.stop()
         # When a thread has failed, the ones after it wait for work that will not come: they are given a moment to end
         # what they are at, and then the role just ends.
         whole = all(thread.is_alive() for thread in self._threads)
@@ -117,7 +132,8 @@ class InferenceLine:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._ended.set()
-        self._lease.join(_POLL_S)
+        for thread in self._background:
+            thread.join(_POLL_S)
         self._hints.close()
 
     def _failed(self) -> None:
@@ -129,7 +145,12 @@ class InferenceLine:
 
     def _load_jobs(self) -> None:
         while not self._stop.is_set():
-            if not self._warm.wait(_POLL_S) or not self._place.acquire(timeout=_POLL_S):
+            if not self._warm.wait(_POLL_S):
+                continue
+            # Also while the place is taken: the new version is opened while the old one is still at work.
+            if self._activations.generation() != self._roster.generation:
+                self._change_models()
+            if not self._place.acquire(timeout=_POLL_S):
                 continue
             work = self._claim()
             if work is None or not self._outcomes.attempt(work, self._load):
@@ -139,22 +160,25 @@ class InferenceLine:
         self._to_infer.put(None)
 
     def _infer_jobs(self) -> None:
-        for key, model in self._models.items():
-            if not self._stop.is_set():
-                self._open(key, model)
-        warm_up()
-        if not self._stop.is_set():
-            self._warm.set()
-            self._on_ready()
         while (work := self._to_infer.get()) is not None:
+            if isinstance(work, ModelThread):
+                work.close()
+                continue
             self._place.release()
             if self._stop.is_set():
                 self._give_back(work)
             elif self._outcomes.attempt(work, self._infer):
                 self._to_encode.put(work)
         self._to_encode.put(None)
-        for model in self._models.values():
-            model.close()
+        self._roster.close()
+
+    def _open_models(self) -> None:
+        self._roster.open_first()
+        warm_up()
+        if not self._stop.is_set():
+            self._warm.set()
+            self._on_ready()
+        self._roster.keep_opening()
 
     def _encode_jobs(self) -> None:
         while (work := self._to_encode.get()) is not None:
@@ -183,36 +207,46 @@ class InferenceLine:
         if found:
             _log.warning("%d job(s) were left by workers that give no sign any more", found)
 
-    def _open(self, key: str, model: Model) -> None:
-        """Open one model; one that cannot run does not keep the others from running."""
-        ready = self._metrics.model_ready.labels
-        started = time.monotonic()
-        try:
-            backend = model.open(self._gate)
-        except ApplianceError as error:
-            _log.error("%s cannot run: %s", key, error)
-            self._unusable[key] = str(error)
-            ready(model.manifest.name, model.manifest.version, "none").set(0)
-            return
-        ready(model.manifest.name, model.manifest.version, backend).set(1)
-        _log.info("%s is warm on %s after %.1f s", key, backend, time.monotonic() - started)
-
     def _claim(self) -> Work | None:
         """Take the next job that a model here can do; wait a moment when there is none."""
-        job = self._jobs.claim(self._owner, time.time(), self._settings.worker.lease_s)
+        opening = self._roster.opening()
+        try:
+            job = self._jobs.claim(
+                self._owner,
+                time.time(),
+                self._settings.worker.lease_s,
+                generation_known=self._roster.generation,
+                not_yet=opening,
+            )
+        except ActivationsChanged:
+            return None
         if job is None:
-            available = self._jobs.next_available_at()
+            available = self._jobs.next_available_at(opening)
             self._hints.wait(_POLL_S if available is None else min(_POLL_S, max(0.0, available - time.time())))
             return None
+        found = self._roster.find(job)
+        if isinstance(found, ModelThread):
+            return Work(job, found, waits_of(job))
         key = f"{job.model}/{job.model_version}"
-        model = self._models.get(key)
-        if model is not None and key not in self._unusable:
-            return Work(job, model, waits_of(job))
-        reason = self._unusable.get(key, "it is not active here; activate it (models.active)")
         self._outcomes.fail(
-            job, "model-unusable", f"{key} cannot run: {reason}. Then: appliance requeue", retryable=False
+            job, "model-unusable", f"{key} cannot run: {found}. Then: appliance requeue", retryable=False
         )
         return None
+
+    def _change_models(self) -> None:
+        """Run from now on what the journal says; what cannot be read leaves the jobs waiting until it can."""
+        try:
+            over = self._roster.refresh()
+        except ApplianceError as error:
+            if str(error) != self._complaint:
+                _log.error("jobs wait, because what to run cannot be read: %s", error)
+            self._complaint = str(error)
+            self._hints.wait(_POLL_S)
+            return
+        self._complaint = None
+        for model in over:
+            _log.info("%s is given up", model.model.manifest.key)
+            self._to_infer.put(model)
 
     def _give_back(self, work: Work) -> None:
         try:
@@ -225,12 +259,12 @@ class InferenceLine:
 
     def _load(self, work: Work) -> None:
         started = time.monotonic()
-        work.loaded = work.model.load([self._spool.absolute(path) for path in work.job.paths])
+        work.loaded = work.model.model.load([self._spool.absolute(path) for path in work.job.paths])
         work.stages[Stage.LOAD] = time.monotonic() - started
 
     def _infer(self, work: Work) -> None:
         assert work.loaded is not None
-        self._stuck_at = time.monotonic() + work.model.manifest.runtime.time_limit_s + _STUCK_GRACE_S
+        self._stuck_at = time.monotonic() + work.model.model.manifest.runtime.time_limit_s + _STUCK_GRACE_S
         try:
             work.result = work.model.judge(work.loaded.image, work.stages)
         finally:
@@ -248,8 +282,9 @@ class InferenceLine:
             work.result,
             work.loaded.datasets,
             folder,
-            model_key=work.model.manifest.key,
+            model_key=work.model.model.manifest.key,
             scope=job.scope,
+            shadow=job.shadow,
             revision=job.revision,
             created_at=job.created_at,
             device_serial=self._settings.device_serial,

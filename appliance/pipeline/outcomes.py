@@ -87,23 +87,30 @@ class Outcomes:
             now,
             reason,
             message,
-            retry_at=now + self._settings.retry_s if retryable else None,
+            # Nobody waits for a shadow: another attempt would only keep the worker from what somebody waits for.
+            retry_at=now + self._settings.retry_s if retryable and not job.shadow else None,
             max_attempts=self._settings.max_attempts,
         )
         outcome = "returned" if again else "failed"
-        self._metrics.jobs.labels(job.model, outcome).inc()
+        self._count(job, outcome)
         _log.error("job %d, attempt %d: %s: %s (%s)", job.job_id, job.attempt, reason, message, outcome)
 
     def give_back(self, job: ClaimedJob) -> None:
         """Return a job that was not finished, through no fault of its own: the attempt does not count."""
         self._jobs.give_back(job, self._owner)
-        self._metrics.jobs.labels(job.model, "returned").inc()
+        self._count(job, "returned")
 
     def count(self, work: Work, outcome: str) -> None:
-        """Count a job that has ended, and how long its stages took."""
-        self._metrics.jobs.labels(work.job.model, outcome).inc()
+        """Count a job that has ended, and how long its stages took unless it was a shadow's."""
+        self._count(work.job, outcome)
+        if work.job.shadow:
+            return
         for stage, seconds in work.stages.items():
             self._metrics.stage_seconds.labels(work.job.model, stage).observe(seconds)
+
+    def _count(self, job: ClaimedJob, outcome: str) -> None:
+        counter = self._metrics.shadow_jobs if job.shadow else self._metrics.jobs
+        counter.labels(job.model, outcome).inc()
 
     def _wait_for_disk(self, job: ClaimedJob, message: str) -> None:
         _log.error("job %d waits: %s", job.job_id, message)

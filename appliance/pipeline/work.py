@@ -8,7 +8,7 @@ from appliance.domain.result import InferenceResult
 from appliance.domain.states import Stage
 from appliance.imaging.loading import LoadedImage
 from appliance.journal.records import ClaimedJob
-from appliance.pipeline.model import Model
+from appliance.pipeline.model_thread import ModelThread
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Work:
     """A claimed job, and what the stages have made of it so far; ``stages`` holds the seconds that each took."""
 
     job: ClaimedJob
-    model: Model
+    model: ModelThread
     stages: dict[str, float]
     loaded: LoadedImage | None = None
     result: InferenceResult | None = None

@@ -41,6 +41,9 @@ class ResultContext:
         Device Serial Number (0018,1000) of this appliance.
     scope
         Whether one image was judged, or the series as a whole; part of what the UIDs derive from.
+    shadow
+        Whether the result is that of a version that only runs beside the one that serves. Its objects have UIDs of
+        their own: the same version may have to judge the same images for real.
     predecessors
         The reports that this one replaces (PS3.3 section C.17.2, Predecessor Documents Sequence).
     """
@@ -50,6 +53,7 @@ class ResultContext:
     created_at: datetime
     device_serial: str
     scope: Scope = Scope.SERIES
+    shadow: bool = False
     predecessors: tuple[PriorReport, ...] = ()
 
     @property

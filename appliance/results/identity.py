@@ -82,8 +82,7 @@ def series_uid(sources: SourceImages, context: ResultContext, form: Form) -> str
     return derived_uid(
         sources.study_instance_uid,
         sources.series_instance_uid,
-        context.model_key,
-        str(context.revision),
+        *_origin(context),
         form,
         "series",
     )
@@ -96,11 +95,15 @@ def instance_uid(sources: SourceImages, context: ResultContext, form: Form, numb
         sources.study_instance_uid,
         sources.series_instance_uid,
         *scope,
-        context.model_key,
-        str(context.revision),
+        *_origin(context),
         form,
         str(number),
     )
+
+
+def _origin(context: ResultContext) -> list[str]:
+    """Who made a result: what UIDs derive from besides the images."""
+    return [context.model_key, str(context.revision), *(["shadow"] if context.shadow else [])]
 
 
 def tracking_uid(sources: SourceImages, context: ResultContext, tracking_id: str) -> str:

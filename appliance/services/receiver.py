@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
@@ -13,9 +14,11 @@ from appliance.intake.dropfolder import DropFolder
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
 from appliance.intake.store import InstanceStore
+from appliance.journal.hints import HintSocket
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
-from appliance.services.models import active_models
+from appliance.services.activation_watch import ActivationWatch
+from appliance.services.models import ActiveModels, active_models
 from appliance.services.role import Lifecycle, Part, run_role
 from appliance.spool.spool import Spool
 
@@ -32,12 +35,10 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
         swept = spool.sweep_incoming()
         if swept:
             _log.warning("removed %d file(s) that were being received when an earlier life of this role ended", swept)
-        models = active_models(settings, layout)
-        for name, reason in models.unusable.items():
-            _log.warning("model %s cannot run: %s", name, reason)
-        for broken in models.broken:
-            _log.warning("model package %s/%s is left out: %s", broken.name, broken.version, broken.error)
-        assessor = Assessor(models.manifests, models.unusable, metrics)
+        models = active_models(settings, layout, journal)
+        for complaint in models.complaints():
+            _log.warning("%s", complaint)
+        assessor = Assessor(models.manifests(shadow=False), models.unusable, metrics, models.manifests(shadow=True))
         store = InstanceStore(
             journal,
             spool,
@@ -48,18 +49,29 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             run_folder=layout.run,
         )
         assembler = Assembler(journal, assessor, metrics, run_folder=layout.run, on_fatal=lifecycle.fail)
-        parts: list[Part] = [
+        node = StorageScp(
+            settings.dicom,
+            store,
             assembler,
-            StorageScp(
-                settings.dicom,
-                store,
-                assembler,
-                metrics,
-                settle_s=settings.assembly.settle_s,
-                sop_class_uids=assessor.sop_class_uids,
-                on_fatal=lifecycle.fail,
-            ),
-        ]
+            metrics,
+            settle_s=settings.assembly.settle_s,
+            sop_class_uids=assessor.sop_class_uids,
+            on_fatal=lifecycle.fail,
+        )
+
+        def changed(models: ActiveModels) -> None:
+            assessor.replace(models.manifests(shadow=False), models.unusable, models.manifests(shadow=True))
+            node.want(assessor.sop_class_uids)
+
+        watch = ActivationWatch(
+            partial(active_models, settings, layout, journal),
+            journal.activations.generation,
+            models.generation,
+            changed,
+            HintSocket(layout.run, "receiver"),
+            on_fatal=lifecycle.fail,
+        )
+        parts: list[Part] = [watch, assembler, node]
         if settings.dropfolder.enabled:
             parts.append(
                 DropFolder(

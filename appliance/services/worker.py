@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
@@ -13,6 +14,7 @@ from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.line import InferenceLine
 from appliance.pipeline.model import Model
+from appliance.pipeline.roster import Lineup
 from appliance.pipeline.verification import Verification
 from appliance.services.inference import thread_count, verifier
 from appliance.services.models import active_models
@@ -28,19 +30,16 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
     def build(lifecycle: Lifecycle) -> Sequence[Part]:
         # Inference yields to reception, which has to answer within milliseconds.
         os.nice(settings.worker.nice)
+        journal = Journal(layout.journal)
         metrics = Metrics.for_role(name, layout.metrics)
-        active = active_models(settings, layout)
-        for model, reason in active.unusable.items():
-            _log.warning("model %s cannot run: %s", model, reason)
-        models = [Model(package, threads=thread_count(settings), cache=layout.cache) for package in active.usable]
         return [
             InferenceLine(
                 name,
                 settings,
-                Journal(layout.journal),
+                journal,
                 Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes),
                 layout.run,
-                {model.manifest.key: model for model in models},
+                partial(_lineup, settings, layout, journal),
                 metrics,
                 gate=verifier(settings, layout, observe=lambda found: _show(found, metrics)).require,
                 on_ready=lambda: _settled(lifecycle),
@@ -60,6 +59,26 @@ def _show(found: Verification, metrics: Metrics) -> None:
         metrics.model_dice.labels(*labels).set(found.least_dice)
     if found.largest_size_difference is not None:
         metrics.model_size_difference.labels(*labels).set(found.largest_size_difference)
+
+
+def _lineup(settings: Settings, layout: StateLayout, journal: Journal) -> Lineup:
+    """The models that this worker should run now."""
+    active = active_models(settings, layout, journal)
+    for complaint in active.complaints():
+        _log.warning("%s", complaint)
+    return Lineup(
+        active.generation,
+        {
+            (found.manifest.name, found.manifest.version, found.shadow): (
+                found.manifest.key,
+                found.precision,
+                partial(
+                    Model, found.package, threads=thread_count(settings), cache=layout.cache, precision=found.precision
+                ),
+            )
+            for found in active.usable
+        },
+    )
 
 
 def _settled(lifecycle: Lifecycle) -> None:

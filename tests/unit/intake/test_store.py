@@ -30,7 +30,7 @@ def reception(tmp_path: Path) -> Iterator[Reception]:
             model("no-weights", scope=Scope.INSTANCE),
             model("a-series"),
         ],
-        unusable={"no-weights": "its weights are not here: appliance models fetch no-weights"},
+        unusable={"no-weights/1.0.0": "its weights are not here: appliance models fetch no-weights"},
     )
     yield reception
     reception.stop()

@@ -75,7 +75,12 @@ def own(*files: str) -> list[dict[str, Any]]:
 
 
 def write_package(
-    engines: Path, name: str = "brain", version: str = "1.0.0", *, weights: list[dict[str, Any]] | None = None
+    engines: Path,
+    name: str = "brain",
+    version: str = "1.0.0",
+    *,
+    weights: list[dict[str, Any]] | None = None,
+    activation: str = "automatic",
 ) -> Path:
     """Write a package whose manifest is sound, with its own weights; return its folder."""
     folder = engines / name / version
@@ -84,7 +89,12 @@ def write_package(
     for entry in weights:
         if entry["source"]["kind"] == "package":
             (folder / entry["file"]).write_bytes(entry["file"].encode())
-    content = copy.deepcopy(_MANIFEST) | {"name": name, "version": version, "weights": weights}
+    content = copy.deepcopy(_MANIFEST) | {
+        "name": name,
+        "version": version,
+        "weights": weights,
+        "activation": activation,
+    }
     content["stages"][0]["weights"] = weights[-1]["file"]
     (folder / "manifest.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return folder

@@ -6,6 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,27 +15,41 @@ import pytest
 
 from appliance.config.settings import Settings
 from appliance.domain.states import JobState
-from appliance.errors import BackendUnavailable, DeviceLost, InferenceFailed, UnsuitableImage
+from appliance.errors import BackendUnavailable, ConfigurationError, DeviceLost, InferenceFailed, UnsuitableImage
 from appliance.journal.journal import Journal
-from appliance.journal.records import Assessment, JobView, ReceivedInstance
+from appliance.journal.records import Activation, Assessment, JobView, ModelVersion, ReceivedInstance
 from appliance.observability.metrics import Metrics
 from appliance.pipeline import line as line_module
 from appliance.pipeline.line import InferenceLine
+from appliance.pipeline.roster import Lineup
 from appliance.spool.spool import Spool
 from tests.support.waiting import wait_for
+
+V1, V2 = ModelVersion("1.0.0", "float32"), ModelVersion("2.0.0", "float32")
 
 
 class FakeModel:
     """Stands where ``Model`` does; ``judge`` is what the test wants to happen."""
 
-    def __init__(self, judge: Callable[[], Any], opening: Exception | None = None) -> None:
+    def __init__(
+        self,
+        judge: Callable[[], Any],
+        opening: Exception | None = None,
+        *,
+        version: str = "1.0.0",
+        may_open: threading.Event | None = None,
+    ) -> None:
         runtime = SimpleNamespace(time_limit_s=0.1)
-        self.manifest = SimpleNamespace(name="model", version="1.0.0", key="model/1.0.0", runtime=runtime)
-        self._judge, self._opening = judge, opening
+        self.manifest = SimpleNamespace(name="model", version=version, key=f"model/{version}", runtime=runtime)
+        self._judge, self._opening, self._may_open = judge, opening, may_open
+        self.opened = self.closed = 0
 
     def open(self, gate: object) -> str:
+        if self._may_open is not None:
+            assert self._may_open.wait(30)
         if self._opening is not None:
             raise self._opening
+        self.opened += 1
         return "fake"
 
     def load(self, paths: Sequence[Path]) -> Any:
@@ -44,7 +59,7 @@ class FakeModel:
         return self._judge()
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 class Bench:
@@ -56,22 +71,45 @@ class Bench:
         self.run = root / "run"
         self.failed = threading.Event()
         self.ready = threading.Event()
+        self.metrics = Metrics()
+        self.models: dict[str, FakeModel] = {}
         self._line: InferenceLine | None = None
 
-    def queue(self, number: int = 1) -> None:
+    def queue(self, number: int = 1, version: str = "1.0.0", *, shadow: bool = False) -> None:
         now = time.time()
         instance = ReceivedInstance(
             study_instance_uid="1.2", series_instance_uid="1.2.3", sop_instance_uid=f"1.2.3.{number}",
             sop_class_uid="1.2.840.10008.5.1.4.1.1.1", transfer_syntax_uid="1.2.840.10008.1.2.1", frames=1,
             attributes={}, path=f"instances/{number}.dcm", bytes=1, sha256="0", source="dicom", received_at=now,
         )  # fmt: skip
-        self.journal.instances.register(instance, [Assessment("model", "1.0.0", None)], stable_age_s=30)
+        assessment = Assessment("model", version, None, shadow)
+        self.journal.instances.register(instance, [assessment], stable_age_s=30)
 
-    def start(self, model: FakeModel, **worker: float) -> InferenceLine:
+    def read_lineup(self) -> Lineup:
+        """What the journal says is active, of the models that the test has put here by their version."""
+        generation, activations = self.journal.activations.generation(), self.journal.activations.all()
+        activation = activations.get("model", Activation("model", active=V1))
+        return Lineup(
+            generation,
+            {
+                ("model", found.version, shadow): (
+                    f"model/{found.version}", found.precision, partial(self.models.__getitem__, found.version)
+                )
+                for found, shadow in ((activation.active, False), (activation.shadow, True))
+                if found is not None
+            },
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def gauge(self, version: str) -> float:
+        """``appliance_model_ready`` of a version that was opened."""
+        return float(self.metrics.model_ready.labels("model", version, "fake")._value.get())
+
+    def start(self, *models: FakeModel, **worker: float) -> InferenceLine:
+        self.models = {model.manifest.version: model for model in models}
         settings = Settings.model_validate({"worker": {"retry_s": 0, "max_attempts": 2} | worker})
         self._line = InferenceLine(
-            "worker-0", settings, self.journal, self.spool, self.run, {"model/1.0.0": model},  # type: ignore[dict-item]
-            Metrics(), on_ready=self.ready.set, on_fatal=self.failed.set,
+            "worker-0", settings, self.journal, self.spool, self.run, self.read_lineup, self.metrics,
+            on_ready=self.ready.set, on_fatal=self.failed.set,
         )  # fmt: skip
         self._line.start()
         return self._line
@@ -242,3 +280,114 @@ def test_at_a_stop_what_is_in_the_model_is_finished_and_the_rest_given_back(benc
     second, first = bench.journal.overview.jobs(2)
     assert (first.state, second.state) == (JobState.UNSUITABLE, JobState.QUEUED)
     assert second.attempts == 0
+
+
+def unsuitable(version: str) -> Callable[[], Any]:
+    """A model that says which version it is."""
+    return raising(UnsuitableImage("judged", f"by {version}"))
+
+
+def test_another_version_takes_over_between_two_jobs(bench: Bench) -> None:
+    """The job that is in the model ends on the version that it was claimed for; the next ones are the new one's."""
+    entered, release = threading.Event(), threading.Event()
+
+    def judge() -> Any:
+        entered.set()
+        assert release.wait(30)
+        raise UnsuitableImage("judged", "by 1.0.0")
+
+    bench.journal.activations.activate("model", V1, time.time())
+    for number in range(4):
+        bench.queue(number)
+    old, new = FakeModel(judge), FakeModel(unsuitable("2.0.0"), version="2.0.0")
+    bench.start(old, new)
+    assert entered.wait(30)
+    wait_for(lambda: bench.journal.overview.jobs(4)[2].state == JobState.RUNNING, what="the second job to be loaded")
+    bench.journal.activations.activate("model", V2, time.time())
+    wait_for(lambda: new.opened, what="the new version to be opened while the old one is at work")
+    assert old.closed == 0
+    release.set()
+    wait_for(lambda: bench.job().state == JobState.UNSUITABLE, what="the last job to end")
+    assert [job.message for job in reversed(bench.journal.overview.jobs(4))] == ["by 1.0.0"] * 2 + ["by 2.0.0"] * 2
+    assert [job.attempts for job in bench.journal.overview.jobs(4)] == [1] * 4
+    wait_for(lambda: old.closed, what="the old version to be closed")
+    assert (bench.gauge("1.0.0"), bench.gauge("2.0.0")) == (0, 1)
+
+
+def test_jobs_wait_while_their_version_is_being_opened(bench: Bench) -> None:
+    may_open = threading.Event()
+    bench.journal.activations.activate("model", V1, time.time())
+    new = FakeModel(unsuitable("2.0.0"), version="2.0.0", may_open=may_open)
+    bench.start(FakeModel(raising(AssertionError)), new)
+    assert bench.ready.wait(30)
+    bench.journal.activations.activate("model", V2, time.time())
+    bench.queue()
+    wait_for(lambda: bench.gauge("1.0.0") == 0, what="the line to notice")
+    assert bench.job().state == JobState.QUEUED
+    may_open.set()
+    assert bench.wait_for(JobState.UNSUITABLE).message == "by 2.0.0"
+
+
+def test_a_rollback_while_the_new_version_is_still_being_opened(bench: Bench) -> None:
+    may_open = threading.Event()
+    bench.journal.activations.activate("model", V1, time.time())
+    new = FakeModel(raising(AssertionError), version="2.0.0", may_open=may_open)
+    bench.start(FakeModel(unsuitable("1.0.0")), new)
+    assert bench.ready.wait(30)
+    bench.journal.activations.activate("model", V2, time.time())
+    wait_for(lambda: bench.gauge("1.0.0") == 0, what="the line to notice")
+    bench.journal.activations.roll_back("model", time.time())
+    bench.queue()
+    may_open.set()
+    assert bench.wait_for(JobState.UNSUITABLE).message == "by 1.0.0"
+    wait_for(lambda: new.closed, what="the new version to be closed")
+    assert (bench.gauge("1.0.0"), bench.gauge("2.0.0")) == (1, 0)
+
+
+def test_a_shadow_is_open_already_when_it_is_activated(bench: Bench) -> None:
+    bench.journal.activations.activate("model", V1, time.time())
+    bench.journal.activations.shadow("model", V2, time.time())
+    new = FakeModel(unsuitable("2.0.0"), version="2.0.0")
+    bench.start(FakeModel(unsuitable("1.0.0")), new)
+    wait_for(lambda: new.opened, what="the shadow to be opened")
+    bench.journal.activations.activate("model", V2, time.time())
+    bench.queue()
+    assert bench.wait_for(JobState.UNSUITABLE).message == "by 2.0.0"
+    assert (new.opened, new.closed) == (1, 0)
+
+
+def test_a_shadow_keeps_nobody_waiting(bench: Bench) -> None:
+    """Neither for the start, however long it takes to open, nor for a job; and it has one attempt at each job."""
+    may_open = threading.Event()
+    bench.journal.activations.activate("model", V1, time.time())
+    bench.journal.activations.shadow("model", V2, time.time())
+    bench.queue(1, "2.0.0", shadow=True)
+    bench.queue(2)
+    broken = FakeModel(raising(InferenceFailed("no memory")), version="2.0.0", may_open=may_open)
+    bench.start(FakeModel(unsuitable("1.0.0")), broken)
+    assert bench.ready.wait(30)
+    assert bench.wait_for(JobState.UNSUITABLE).message == "by 1.0.0"
+    may_open.set()
+    wait_for(lambda: bench.journal.overview.jobs(2)[1].state == JobState.FAILED, what="the shadow to fail")
+    assert bench.journal.overview.jobs(2)[1].attempts == 1
+    assert bench.metrics.shadow_jobs.labels("model", "failed")._value.get() == 1
+    assert bench.metrics.jobs.labels("model", "failed")._value.get() == 0
+
+
+def test_what_to_run_cannot_be_read_for_a_while(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.journal.activations.activate("model", V1, time.time())
+    line = bench.start(FakeModel(unsuitable("1.0.0")))
+    assert bench.ready.wait(30)
+    read, errors = line._roster._read, [ConfigurationError("the folder of model packages is not there")]
+
+    def failing() -> Lineup:
+        if errors:
+            raise errors.pop()
+        return read()
+
+    line._roster._read = failing
+    bench.journal.activations.activate("model", V2, time.time())
+    bench.journal.activations.roll_back("model", time.time())
+    bench.queue()
+    assert bench.wait_for(JobState.UNSUITABLE).message == "by 1.0.0"
+    assert "jobs wait, because what to run cannot be read: the folder of model packages" in caplog.text

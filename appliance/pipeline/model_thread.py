@@ -1,0 +1,66 @@
+"""A model with a thread of its own: it is opened while others serve, and closed by the thread that opened it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, MutableMapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from appliance.domain.image import Image
+from appliance.domain.result import InferenceResult
+from appliance.pipeline.model import Gate, Model
+
+T = TypeVar("T")
+
+
+class ModelThread:
+    """Runs what has to do with a model's sessions on one thread, from ``open`` to ``close``.
+
+    A device context belongs to one thread for life, and opening a network takes seconds to minutes, in which the
+    others have to go on.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        # A daemon: a model that is stuck in native code must not keep the process from ending.
+        self._thread = threading.Thread(target=self._serve, name=f"model {model.manifest.key}", daemon=True)
+        self._thread.start()
+
+    def open(self, gate: Gate | None) -> str:
+        """See ``Model.open``; waits for it."""
+        return self._call(lambda: self.model.open(gate))
+
+    def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
+        """See ``Model.judge``; waits for it."""
+        return self._call(lambda: self.model.judge(image, stages))
+
+    def close(self) -> None:
+        """Free the networks once all that was asked for before is done, and end the thread; does not wait."""
+        self._tasks.put((Future(), self.model.close))
+        self._tasks.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end that ``close`` has asked for."""
+        self._thread.join(timeout_s)
+
+    def _call(self, function: Callable[[], T]) -> T:
+        future: Future[T] = Future()
+        self._tasks.put((future, function))
+        try:
+            return future.result()
+        finally:
+            # An exception refers to this frame, and this frame to the future that holds the exception: images that
+            # hang on such a circle stay until the garbage collector comes, which it does seldom here.
+            del future
+
+    def _serve(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, function = task
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+                future.set_exception(error)
+            del task, future, function
