@@ -1,7 +1,7 @@
 """An image on its way through a model's stages: to tensors by the steps of the manifest, and back.
 
-Geometric steps (``orient``, ``crop_to_box``, ``resize``) are remembered, so that what the network says about its own
-grid returns to the grid of the source image. All steps see slices at equal distances (``EvenStack``).
+Geometric steps (``orient``, ``resample``, the crops, ``resize``) are remembered, so that what the network says about
+its own grid returns to the grid of the source image. All steps see slices at equal distances (``EvenStack``).
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ from scipy import ndimage
 from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
 from appliance.imaging.even_stack import EvenStack
+from appliance.imaging.foreground import ForegroundBox
+from appliance.imaging.intensities import scale_range, scale_robust_max, standardize
+from appliance.imaging.patient_grid import DIRECTIONS, PatientGrid
 from appliance.imaging.quantiles import quantile
 from appliance.imaging.resampling import resize_area, resize_linear, resize_nearest
 from appliance.manifest.manifest import BoxSpec, StageSpec
-from appliance.manifest.steps import Affine, CropToBox, Orient, Resize, ScaleQuantiles, Standardize
+from appliance.manifest.steps import (
+    Affine,
+    CropToBox,
+    CropToForeground,
+    Orient,
+    Resample,
+    Resize,
+    ScaleQuantiles,
+    ScaleRange,
+    ScaleRobustMax,
+    Standardize,
+)
 
 _Array = NDArray[Any]
 _Undo = Callable[[_Array, bool], _Array]
 """Takes an array on the grid after a step, and whether to interpolate; returns it on the grid before the step."""
-
-_DIRECTIONS = {
-    "L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1),
-}  # fmt: skip
-"""Axis of the patient system LPS, and the sign in which it increases."""
 
 
 class Preparation:
@@ -60,7 +69,8 @@ class Preparation:
         Raises
         ------
         UnsuitableImage
-            ``constant-image``, or ``nothing-found`` when the box of an earlier stage is empty.
+            ``constant-image``, ``nothing-found`` when a box is empty, ``too-large``, or ``unsuitable-size`` when the
+            network does not take the size that the image gets.
         """
         self._undo = []
         array: _Array = self._source
@@ -68,18 +78,30 @@ class Preparation:
             match step:
                 case Orient():
                     array = self._orient(array, step.axes)
+                case Resample():
+                    array = self._resample(array, step)
+                case CropToForeground():
+                    array = self._crop_to_foreground(array, step, stage)
                 case CropToBox():
                     array = self._crop(array, step.margin)
                 case Resize():
                     array = self._resize(array, step)
                 case ScaleQuantiles():
                     array = self._scale(array, step, stage.name)
+                case ScaleRobustMax():
+                    array = _own(array, self._source)
+                    scale_robust_max(array, step.quantile, step.maximum)
+                case ScaleRange():
+                    array = _own(array, self._source)
+                    scale_range(array)
                 case Standardize():
-                    array = _standardized(_own(array, self._source))
+                    array = _own(array, self._source)
+                    standardize(array)
                 case Affine():
                     array = _own(array, self._source)
                     array *= np.float32(step.scale)
                     array += np.float32(step.offset)
+        _check_size(array.shape, stage)
         return np.ascontiguousarray(array, dtype=np.float32)[None, None]
 
     def locate(self, output: NDArray[np.float32], spec: BoxSpec) -> None:
@@ -128,7 +150,7 @@ class Preparation:
         """A view whose axes increase toward the named directions of the patient, as nearly as axes can."""
         assert self._affine is not None  # the manifest allows this step for volumes only
         directions = self._affine[:3, :3] / np.linalg.norm(self._affine[:3, :3], axis=0)
-        wanted = [_DIRECTIONS[letter] for letter in axes]
+        wanted = [DIRECTIONS[letter] for letter in axes]
         order = _best_order(directions, [axis for axis, _ in wanted])
         flips = tuple(
             slice(None, None, 1 if directions[axis, source] * sign > 0 else -1)
@@ -140,6 +162,18 @@ class Preparation:
 
         self._undo.append(undo)
         return np.transpose(array, order)[flips]
+
+    def _resample(self, array: _Array, step: Resample) -> _Array:
+        assert self._affine is not None  # the manifest allows this step for volumes only, and before all other geometry
+        grid = PatientGrid(array.shape, self._affine, spacing_mm=step.spacing_mm, axes=step.axes)
+        self._undo.append(lambda result, interpolate: grid.restore(result, interpolate=interpolate))
+        return grid.resample(array)
+
+    def _crop_to_foreground(self, array: _Array, step: CropToForeground, stage: StageSpec) -> _Array:
+        assert stage.profile is not None  # so the manifest says
+        box = ForegroundBox(array, step, tuple(stage.profile.min[2:]), tuple(stage.input_shape[2:]))
+        self._undo.append(lambda result, interpolate: box.put_back(result))
+        return box.cut(array)
 
     def _crop(self, array: _Array, margin: float) -> _Array:
         assert self._located is not None  # the manifest has a locating stage before this step
@@ -193,17 +227,18 @@ def _own(array: _Array, source: _Array) -> _Array:
     return array
 
 
-def _standardized(array: _Array) -> _Array:
-    """Zero mean and unit sample standard deviation, in place; sums in float64, by slabs that stay in the cache."""
-    mean = float(array.mean(dtype=np.float64))
-    array -= np.float32(mean)
-    flat = array.reshape(array.shape[0], -1)
-    squares = sum(float(np.dot(row, row)) for row in flat)
-    deviation = np.sqrt(squares / max(1, array.size - 1))
-    if not deviation > 0:
-        raise UnsuitableImage("constant-image", "the image has no contrast", found="one value in all of it")
-    array /= np.float32(deviation)
-    return array
+def _check_size(shape: tuple[int, ...], stage: StageSpec) -> None:
+    """Refuse an image whose size, which free axes leave to the image, is none that the network takes."""
+    if stage.profile is None:
+        return
+    least, most = stage.profile.min[2:], stage.input_shape[2:]
+    if any(not low <= size <= high for low, size, high in zip(least, shape, most, strict=True)):
+        raise UnsuitableImage(
+            "unsuitable-size",
+            "the image is too large or too small for the model",
+            found=" × ".join(str(size) for size in shape),
+            expected=f"{' × '.join(map(str, least))} to {' × '.join(map(str, most))}",
+        )
 
 
 def _best_order(directions: NDArray[np.float64], wanted: Sequence[int]) -> tuple[int, ...]:

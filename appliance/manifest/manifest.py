@@ -11,7 +11,7 @@ from appliance.manifest.base import CodeSpec, ManifestModel
 from appliance.manifest.golden import GoldenCase, Parity, check_expectations
 from appliance.manifest.matching import Match
 from appliance.manifest.readout import Readout
-from appliance.manifest.steps import CropToBox, Orient, Resize, ScaleQuantiles, Step
+from appliance.manifest.steps import CropToBox, CropToForeground, Orient, Resample, Resize, ScaleQuantiles, Step
 from appliance.manifest.weights import WeightsFile
 
 BackendName = Literal["onnxruntime", "openvino"]
@@ -151,6 +151,8 @@ class Manifest(ManifestModel):
             for step in stage.steps:
                 _check_step(step, where, axes, earlier)
             _check_profile(stage, where)
+            _check_resample(stage, where, axes)
+            _check_foreground(stage, where)
             sizes = [step.shape for step in stage.steps if isinstance(step, Resize)]
             if sizes and sizes[-1] != stage.input_shape[2:]:
                 raise ValueError(f"{where}: resizes to {sizes[-1]}, input_shape ends with {stage.input_shape[2:]}")
@@ -188,6 +190,30 @@ def _check_profile(stage: StageSpec, where: str) -> None:
         not 0 < least <= typical <= most for least, typical, most in zip(*shapes, strict=True)
     ):
         raise ValueError(f"{where}: the profile must grow from min over typical to input_shape, axis by axis")
+
+
+def _check_resample(stage: StageSpec, where: str, axes: int) -> None:
+    """Raise ``ValueError`` unless resample comes first: it starts from where the slices lie in the patient."""
+    geometric = [
+        step for step in stage.steps if isinstance(step, Orient | Resample | CropToForeground | CropToBox | Resize)
+    ]
+    if not any(isinstance(step, Resample) for step in geometric):
+        return
+    if axes == 2:
+        raise ValueError(f"{where}: resample is for volumes")
+    if any(isinstance(step, Resample) for step in geometric[1:]) or any(isinstance(step, Orient) for step in geometric):
+        raise ValueError(f"{where}: resample comes before the other geometric steps, and takes the place of orient")
+
+
+def _check_foreground(stage: StageSpec, where: str) -> None:
+    """Raise ``ValueError`` when the box of crop_to_foreground could have a shape that the stage does not take."""
+    for place, step in enumerate(stage.steps):
+        if not isinstance(step, CropToForeground):
+            continue
+        if stage.profile is None or any(isinstance(later, Resize) for later in stage.steps[place:]):
+            raise ValueError(f"{where}: crop_to_foreground needs a profile, and no resize after it")
+        if any(size % step.multiple for size in (*stage.profile.min[2:], *stage.input_shape[2:])):
+            raise ValueError(f"{where}: the smallest and largest shape must be multiples of {step.multiple}")
 
 
 def _check_step(step: Step, where: str, axes: int, earlier: list[StageSpec]) -> None:

@@ -1,14 +1,15 @@
 """The preprocess steps that a manifest may list, in the order in which they run.
 
-Each step is one class here and one method in ``imaging/preparation``. Geometric steps (``orient``, ``crop_to_box``,
-``resize``) have an inverse, so that the model's output returns to the grid of the source image.
+Each step is one class here and one method in ``imaging/preparation``. Geometric steps (``orient``, ``resample``,
+``crop_to_box``, ``crop_to_foreground``, ``resize``) have an inverse, so that the model's output returns to the grid of
+the source image.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from appliance.manifest.base import ManifestModel
 
@@ -27,6 +28,43 @@ class Orient(ManifestModel):
             description="Direction in which each axis (first, second, third) of the array increases, e.g. RAS",
         ),
     ]
+
+
+class Resample(ManifestModel):
+    """Resample a volume linearly to cubes along the patient's axes, however the slices were taken.
+
+    The grid covers the whole source; outside of this it holds the least value of the image.
+    """
+
+    step: Literal["resample"]
+    spacing_mm: Annotated[float, Field(gt=0, description="Edge of a cube")]
+    axes: Annotated[
+        str,
+        Field(pattern=r"^[RLAPIS]{3}$", description="Direction in which each axis of the grid increases, e.g. LIA"),
+    ]
+
+    @field_validator("axes")
+    @classmethod
+    def _three(cls, value: str) -> str:
+        if {frozenset(pair) & set(value) != frozenset() for pair in ("RL", "AP", "IS")} != {True}:
+            raise ValueError(f"axes is {value}, it must name one of R and L, one of A and P, one of I and S")
+        return value
+
+
+class CropToForeground(ManifestModel):
+    """Cut out a box around the largest connected part above a level; the stage needs a profile.
+
+    Its size is rounded up to a multiple, so that few different shapes occur, and kept between those of the profile.
+    """
+
+    step: Literal["crop_to_foreground"]
+    level: Annotated[float, Field(description="The part lies above it, in the units of the array at this step")]
+    margin: Annotated[int, Field(ge=0, description="Samples added on each side, where there is room for them")] = 8
+    multiple: Annotated[int, Field(ge=1, description="The size of the box is a multiple of this along every axis")] = 16
+    keep: Annotated[
+        Literal["start", "middle", "end"],
+        Field(description="What remains of an axis along which the part is longer than the stage's largest shape"),
+    ] = "middle"
 
 
 class CropToBox(ManifestModel):
@@ -67,6 +105,25 @@ class ScaleQuantiles(ManifestModel):
         return self
 
 
+class ScaleRobustMax(ManifestModel):
+    """Map the least value to 0 and the robust maximum to ``maximum``, and clip what lies outside.
+
+    A constant image is refused.
+    """
+
+    step: Literal["scale_robust_max"]
+    quantile: Annotated[
+        float, Field(gt=0, le=1, description="Share of the samples other than 0 that the robust maximum is not below")
+    ] = 0.999
+    maximum: Annotated[float, Field(gt=0, description="What the robust maximum becomes")] = 255.0
+
+
+class ScaleRange(ManifestModel):
+    """Map the least value to 0 and the largest to 1. A constant image is refused."""
+
+    step: Literal["scale_range"]
+
+
 class Standardize(ManifestModel):
     """Subtract the mean and divide by the sample standard deviation (n - 1). A constant image is refused."""
 
@@ -81,4 +138,16 @@ class Affine(ManifestModel):
     offset: Annotated[float, Field(description="Added after the multiplication")]
 
 
-Step = Annotated[Orient | CropToBox | Resize | ScaleQuantiles | Standardize | Affine, Field(discriminator="step")]
+Step = Annotated[
+    Orient
+    | Resample
+    | CropToForeground
+    | CropToBox
+    | Resize
+    | ScaleQuantiles
+    | ScaleRobustMax
+    | ScaleRange
+    | Standardize
+    | Affine,
+    Field(discriminator="step"),
+]

@@ -173,15 +173,45 @@ class TestIntensities:
         assert float(tensor.mean()) == pytest.approx(0.449, abs=1e-5)
         assert float(tensor.std(ddof=1)) == pytest.approx(0.226, abs=1e-5)
 
+    def test_the_robust_maximum_is_that_of_freesurfer(self) -> None:
+        """Its rule, as published: a histogram of 1000 bins, and the share counted among what is not 0."""
+        voxels = np.zeros((40, 40, 40), np.float32)
+        voxels[8:32, 8:32, 8:32] = np.random.default_rng(3).gamma(4.0, 100.0, (24, 24, 24))
+        counts, edges = np.histogram(voxels, 1000)
+        exceeding = int((1 - 0.999) * np.count_nonzero(voxels))
+        high = edges[np.flatnonzero(np.cumsum(counts) >= voxels.size - exceeding)[0]]
+        tensor = Preparation(volume(voxels)).tensor(stage({"step": "scale_robust_max"}))[0, 0]
+        bin_width = edges[1] * 255 / high
+        assert np.abs(tensor - np.clip(voxels * 255 / high, 0, 255)).max() < 2 * bin_width
+        assert tensor.max() == 255
+
+    def test_empty_space_does_not_change_the_robust_maximum(self) -> None:
+        step = {"step": "scale_robust_max", "quantile": 0.9, "maximum": 1}
+        head = np.random.default_rng(4).uniform(1, 100, (12, 12, 12))
+        head[0, 0, 0] = 0
+        alone = Preparation(volume(head)).tensor(stage(step))[0, 0]
+        surrounded = Preparation(volume(np.pad(head, 20))).tensor(stage(step))[0, 0]
+        assert np.allclose(surrounded[20:-20, 20:-20, 20:-20], alone, atol=1e-3)
+
+    def test_a_range_becomes_zero_and_one(self) -> None:
+        tensor = Preparation(volume(self.VOXELS)).tensor(stage({"step": "scale_range"}))[0, 0]
+        low, high = self.VOXELS.min(), self.VOXELS.max()
+        assert np.allclose(tensor, (self.VOXELS - low) / (high - low), atol=1e-6)
+
     def test_the_image_is_left_as_it_was(self) -> None:
         image = volume(self.VOXELS)
         before = image.voxels.copy()
+        scalings: tuple[dict[str, Any], ...] = ({"step": "scale_range"}, {"step": "scale_robust_max"})
+        for step in scalings:
+            Preparation(image).tensor(stage(step))[:] = 0
         steps = ({"step": "affine", "scale": 2, "offset": 1}, {"step": "standardize"}, scale(0.1, 0.9))
         tensor = Preparation(image).tensor(stage(*steps))
         tensor[:] = 0
         assert np.array_equal(image.voxels, before)
 
-    @pytest.mark.parametrize("step", [scale(0.01, 0.99), {"step": "standardize"}])
+    @pytest.mark.parametrize(
+        "step", [scale(0.01, 0.99), *({"step": name} for name in ("standardize", "scale_range", "scale_robust_max"))]
+    )
     def test_a_constant_image_is_refused(self, step: dict[str, Any]) -> None:
         with pytest.raises(UnsuitableImage) as caught:
             Preparation(volume(np.full((4, 4, 4), 7))).tensor(stage(step))

@@ -125,6 +125,8 @@ def test_free_axes_and_golden_cases(tmp_path: Path) -> None:
     assert manifest.golden[0].expect[0].tolerance == 0.01
 
 
+RESAMPLE = {"step": "resample", "spacing_mm": 1.0, "axes": "LIA"}
+
 BROKEN = {
     "profile that shrinks": (
         "stages.0.profile",
@@ -196,6 +198,27 @@ BROKEN = {
         "readout.ratios",
         [{"concept": CODE, "numerator": "Brain", "denominator": "Lung", "unit": CODE}],
         "ratio names 'Lung', structures are ['Brain']",
+    ),
+    "resample after another step": (
+        "stages.0.steps",
+        [{"step": "orient", "axes": "RAS"}, RESAMPLE],
+        "stage locate: resample comes before the other geometric steps, and takes the place of orient",
+    ),
+    "resample along the same axis twice": (
+        "stages.0.steps",
+        [RESAMPLE | {"axes": "LRS"}],
+        "axes is LRS, it must name one of R and L, one of A and P, one of I and S",
+    ),
+    "foreground without a profile": (
+        "stages.0.steps",
+        [{"step": "crop_to_foreground", "level": 1}],
+        "stage locate: crop_to_foreground needs a profile, and no resize after it",
+    ),
+    "foreground of sizes that the stage does not take": (
+        "stages.0",
+        changed("stages.0.steps", [{"step": "crop_to_foreground", "level": 1, "multiple": 3}])["stages"][0]
+        | {"profile": {"min": [1, 1, 4, 4, 4], "typical": [1, 1, 8, 8, 8]}},
+        "stage locate: the smallest and largest shape must be multiples of 3",
     ),
     "neither channel nor part": ("readout.structures.0.channel", None, "Brain: give channel or derived, one of them"),
     "channel and part": (
