@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,6 +66,20 @@ def standardize(array: NDArray[np.float32]) -> None:
     if not deviation > 0:
         raise _constant("one value in all of it")
     array /= np.float32(deviation)
+
+
+def piecewise_linear(array: NDArray[np.float32], knots: Sequence[tuple[float, float]]) -> None:
+    """Map values along straight lines between ``knots`` (value, what it becomes); outside, the outer values hold.
+
+    Parameters
+    ----------
+    knots
+        At least two, their values ascending.
+    """
+    values, results = zip(*knots, strict=True)
+    # Plane by plane: numpy interpolates in float64, of a whole volume that would be twice its memory.
+    for plane in array:
+        plane[...] = np.interp(plane, values, results)
 
 
 def _constant(found: str) -> UnsuitableImage:

@@ -17,7 +17,7 @@ from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
 from appliance.imaging.even_stack import EvenStack
 from appliance.imaging.foreground import ForegroundBox
-from appliance.imaging.intensities import scale_range, scale_robust_max, standardize
+from appliance.imaging.intensities import piecewise_linear, scale_range, scale_robust_max, standardize
 from appliance.imaging.patient_grid import DIRECTIONS, PatientGrid
 from appliance.imaging.quantiles import quantile
 from appliance.imaging.resampling import resize_area, resize_linear, resize_nearest
@@ -27,6 +27,7 @@ from appliance.manifest.steps import (
     CropToBox,
     CropToForeground,
     Orient,
+    PiecewiseLinear,
     Resample,
     Resize,
     ScaleQuantiles,
@@ -101,6 +102,9 @@ class Preparation:
                     array = _own(array, self._source)
                     array *= np.float32(step.scale)
                     array += np.float32(step.offset)
+                case PiecewiseLinear():
+                    array = _own(array, self._source)
+                    piecewise_linear(array, step.knots)
         _check_size(array.shape, stage)
         return np.ascontiguousarray(array, dtype=np.float32)[None, None]
 

@@ -7,6 +7,7 @@ the source image.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -138,6 +139,24 @@ class Affine(ManifestModel):
     offset: Annotated[float, Field(description="Added after the multiplication")]
 
 
+class PiecewiseLinear(ManifestModel):
+    """Map values along straight lines between knots; outside of the outer knots the outer values hold."""
+
+    step: Literal["piecewise_linear"]
+    knots: Annotated[
+        list[tuple[float, float]],
+        Field(min_length=2, description="Pairs of a value (CT: HU) and what it becomes, the values ascending"),
+    ]
+
+    @field_validator("knots")
+    @classmethod
+    def _ascending(cls, knots: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        values = [value for value, _ in knots]
+        if any(low >= high for low, high in pairwise(values)):
+            raise ValueError(f"the values of the knots must ascend, they are {', '.join(f'{v:g}' for v in values)}")
+        return knots
+
+
 Step = Annotated[
     Orient
     | Resample
@@ -148,6 +167,7 @@ Step = Annotated[
     | ScaleRobustMax
     | ScaleRange
     | Standardize
-    | Affine,
+    | Affine
+    | PiecewiseLinear,
     Field(discriminator="step"),
 ]

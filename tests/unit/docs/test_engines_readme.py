@@ -37,6 +37,7 @@ SECTIONS = {
     "Step `scale_range`": steps.ScaleRange,
     "Step `standardize`": steps.Standardize,
     "Step `affine`": steps.Affine,
+    "Step `piecewise_linear`": steps.PiecewiseLinear,
     "`readout`": readout.Readout,
     "`readout.structures[]`": readout.StructureSpec,
     "`readout.structures[].derived`": readout.DerivedSpec,

@@ -198,10 +198,22 @@ class TestIntensities:
         low, high = self.VOXELS.min(), self.VOXELS.max()
         assert np.allclose(tensor, (self.VOXELS - low) / (high - low), atol=1e-6)
 
+    def test_values_along_knots(self) -> None:
+        """Hounsfield units stretched where brain is, as published: ``v = max(HU + 1000, 0)``, ten times from 900 on."""
+        knots = [[-1000, 0], [-100, 900], [100, 3100], [3000, 6000]]
+        hu = np.array([-3024, -1000, -500, -100, -50, 0, 35, 99, 100, 101, 1500, 3000, 3071]).reshape(1, 1, 13)
+        tensor = Preparation(volume(hu)).tensor(stage({"step": "piecewise_linear", "knots": knots}))[0, 0]
+        shifted = np.clip(np.minimum(hu, 3000) + 1000.0, 0, None)
+        assert np.allclose(tensor, shifted + 10 * np.clip(shifted - 900, 0, 200), atol=1e-3)
+
     def test_the_image_is_left_as_it_was(self) -> None:
         image = volume(self.VOXELS)
         before = image.voxels.copy()
-        scalings: tuple[dict[str, Any], ...] = ({"step": "scale_range"}, {"step": "scale_robust_max"})
+        scalings: tuple[dict[str, Any], ...] = (
+            {"step": "scale_range"},
+            {"step": "scale_robust_max"},
+            {"step": "piecewise_linear", "knots": [[0, 0], [100, 1]]},
+        )
         for step in scalings:
             Preparation(image).tensor(stage(step))[:] = 0
         steps = ({"step": "affine", "scale": 2, "offset": 1}, {"step": "standardize"}, scale(0.1, 0.9))

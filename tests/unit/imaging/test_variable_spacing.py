@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from appliance.domain.image import ImageVolume
 from appliance.errors import UnsuitableImage
 from appliance.imaging.even_stack import EvenStack
 from appliance.imaging.loading import load_image
+from appliance.imaging.patient_grid import PatientGrid
 from appliance.imaging.preparation import Preparation
 from appliance.manifest.manifest import InputSpec, StageSpec
 from appliance.readout.quantities import volume_ml
@@ -66,6 +68,23 @@ def loaded(folder: Path, stack: Stack, *, enhanced: bool = False, spec: InputSpe
     return image
 
 
+TO_PROBABILITY = {"step": "affine", "scale": 1 / 1040, "offset": 1000 / 1040}
+"""Air to 0, the phantom to 1: the network of these tests is what it sees."""
+
+
+def stage_of(shape: tuple[int, ...], *steps: dict[str, Any]) -> StageSpec:
+    return StageSpec.model_validate(
+        {
+            "name": "segment",
+            "weights": "model.onnx",
+            "input_tensor": "image",
+            "input_shape": [1, 1, *shape],
+            "steps": steps,
+            "output_tensor": "mask",
+        }
+    )
+
+
 def centre_of(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float64]:
     """Centre of mass in LPS mm, each slice with the space it stands for."""
     index = np.argwhere(mask)
@@ -110,19 +129,8 @@ def test_to_the_model_and_back(
     seen = Grid(even.spread(image.voxels).shape, even.affine)
     assert seen.shape[0] > image.grid.shape[0] and seen.is_orthogonal == (tilt == 0)
 
-    step = {"step": "affine", "scale": 1 / 1040, "offset": 1000 / 1040}
-    stage = StageSpec.model_validate(
-        {
-            "name": "segment",
-            "weights": "model.onnx",
-            "input_tensor": "image",
-            "input_shape": [1, 1, *seen.shape],
-            "steps": [step],
-            "output_tensor": "mask",
-        }
-    )
     preparation = Preparation(image)
-    tensor = preparation.tensor(stage)
+    tensor = preparation.tensor(stage_of(seen.shape, TO_PROBABILITY))
     model_mask = tensor[0, 0] > 0.5
     assert model_mask.shape == seen.shape
     assert volume_ml(model_mask, seen) == pytest.approx(ML, rel=0.01)
@@ -130,6 +138,37 @@ def test_to_the_model_and_back(
 
     mask = preparation.restore(tensor[0, 0], interpolate=interpolate) > 0.5
     assert mask.shape == image.voxels.shape
+    assert volume_ml(mask, image.grid) == pytest.approx(ML, rel=0.01)
+    assert np.all(np.abs(centre_of(mask, image.grid) - CENTRE_MM) < 0.5)
+    truth = image.voxels > 0
+    assert 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth)) > 0.98
+
+
+@pytest.mark.parametrize("interpolate", [False, True], ids=["nearest", "linear"])
+@pytest.mark.parametrize("upwards", [True, False], ids=["upwards", "downwards"])
+@pytest.mark.parametrize("tilt", [0.0, 18.5])
+@pytest.mark.parametrize("orientation", [HEAD_FIRST, FEET_FIRST], ids=["HFS", "FFS"])
+def test_to_cubes_along_the_patient_and_back(
+    orientation: tuple[tuple[float, ...], tuple[float, ...]],
+    tilt: float,
+    upwards: bool,
+    interpolate: bool,
+    tmp_path: Path,
+) -> None:
+    """A model that wants cubes of 1 mm sees the phantom straight, of its true size and shape."""
+    image = loaded(tmp_path, phantom_stack(orientation, tilt, upwards))
+    even = EvenStack(image.grid)
+    cubes = PatientGrid(even.spread(image.voxels).shape, even.affine, spacing_mm=1.0, axes="LIA")
+    stage = stage_of(cubes.shape, {"step": "resample", "spacing_mm": 1.0, "axes": "LIA"}, TO_PROBABILITY)
+    preparation = Preparation(image)
+    tensor = preparation.tensor(stage)
+    seen = tensor[0, 0] > 0.5
+    points = np.argwhere(seen) @ cubes.affine[:3, :3].T + cubes.affine[:3, 3]
+    assert np.count_nonzero(seen) / 1000 == pytest.approx(ML, rel=0.01)
+    assert np.all(np.abs(points.mean(axis=0) - CENTRE_MM) < 0.5)
+    assert np.all(np.abs(np.ptp(points, axis=0) / 2 - RADII_MM) < 3.5)
+
+    mask = preparation.restore(tensor[0, 0], interpolate=interpolate) > 0.5
     assert volume_ml(mask, image.grid) == pytest.approx(ML, rel=0.01)
     assert np.all(np.abs(centre_of(mask, image.grid) - CENTRE_MM) < 0.5)
     truth = image.voxels > 0

@@ -185,6 +185,16 @@ BROKEN = {
     "quantiles of a later stage": ("stages.1.steps.2.of_stage", "segment", "'segment', which is no earlier stage"),
     "quantiles the wrong way": ("stages.1.steps.2.low", 0.95, "low is 0.95, it must be below high, 0.9"),
     "axes of orient": ("stages.1.steps.0.axes", "XYZ", "orient.axes: String should match pattern"),
+    "knots that do not ascend": (
+        "stages.1.steps.2",
+        {"step": "piecewise_linear", "knots": [[0, 0], [-5, 1], [7, 2]]},
+        "the values of the knots must ascend, they are 0, -5, 7",
+    ),
+    "one knot": (
+        "stages.1.steps.2",
+        {"step": "piecewise_linear", "knots": [[0, 0]]},
+        "knots: List should have at least 2 items",
+    ),
     "threshold": ("readout.threshold", 1.5, "readout.threshold: Input should be less than 1"),
     "background as a structure": ("readout.kind", "argmax", "with kind argmax channel 0 is the background"),
     "no structure": ("readout.structures", [], "readout.structures: List should have at least 1 item"),
