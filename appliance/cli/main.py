@@ -98,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--again", action="store_true", help="even if it is known")
     verify.add_argument("--json", action="store_true", help="for programs")
     verify.set_defaults(command=_models_verify)
+    activate = models.add_parser("activate", parents=[common], help="let a version serve, once it has passed here")
+    activate.add_argument("name", metavar="NAME", help="name (its newest version), or name/version")
+    activate.add_argument("--precision", choices=get_args(Precision), help="instead of the manifest's")
+    activate.add_argument("--shadow", action="store_true", help="beside the one that serves; results stay here")
+    activate.set_defaults(command=_models_activate)
+    deactivate = models.add_parser("deactivate", parents=[common], help="let no version of a model serve")
+    deactivate.add_argument("name", metavar="NAME", help="name of the model")
+    deactivate.add_argument("--shadow", action="store_true", help="only end its shadow")
+    deactivate.set_defaults(command=_models_deactivate)
+    rollback = models.add_parser("rollback", parents=[common], help="let the version serve that did so before")
+    rollback.add_argument("name", metavar="NAME", help="name of the model")
+    rollback.set_defaults(command=_models_rollback)
     fetch = models.add_parser("fetch", parents=[common], help="get the weights and golden images of packages")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
     fetch.add_argument("--all", action="store_true", help="every package that lacks them")
@@ -181,6 +193,24 @@ def _models_verify(parsed: argparse.Namespace) -> int:
         again=parsed.again,
         as_json=parsed.json,
     )
+
+
+def _models_activate(parsed: argparse.Namespace) -> int:
+    from appliance.cli.activation import activate
+
+    return activate(parsed.config, parsed.state_dir, parsed.name, shadow=parsed.shadow, precision=parsed.precision)
+
+
+def _models_deactivate(parsed: argparse.Namespace) -> int:
+    from appliance.cli.activation import deactivate
+
+    return deactivate(parsed.config, parsed.state_dir, parsed.name, shadow=parsed.shadow)
+
+
+def _models_rollback(parsed: argparse.Namespace) -> int:
+    from appliance.cli.activation import roll_back
+
+    return roll_back(parsed.config, parsed.state_dir, parsed.name)
 
 
 def _models_convert(parsed: argparse.Namespace) -> int:
