@@ -70,7 +70,7 @@ class Session(ABC):
         self.seconds = 0.0
 
     @final
-    def run(self, tensor: NDArray[np.float32], *, time_limit_s: float) -> NDArray[np.float32]:
+    def run(self, tensor: NDArray[np.float32], *, time_limit_s: float) -> NDArray[Any]:
         """Run the network.
 
         Parameters
@@ -82,7 +82,7 @@ class Session(ABC):
 
         Returns
         -------
-        float32 ``[batch, channel, axes…]``, finite, the caller's own.
+        ``[batch, channel, axes…]``, the caller's own: float32, finite; or whole numbers where the network gives labels.
 
         Raises
         ------
@@ -101,6 +101,9 @@ class Session(ABC):
         started = time.monotonic()
         output = self._run(tensor, time_limit_s)
         self.seconds = time.monotonic() - started
+        if output.dtype.kind in "ui":
+            return output
+        output = np.asarray(output, dtype=np.float32)
         if not np.isfinite(output).all():
             raise InferenceFailed(
                 f"the network {self.spec.name} gave values that are not finite",
@@ -124,8 +127,11 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:
-        """Run the network on a checked tensor; ``time_limit_s``, which is more than 0, must be kept."""
+    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[Any]:
+        """Run the network on a checked tensor; ``time_limit_s``, which is more than 0, must be kept.
+
+        The array that is returned has the network's own type, and is never written to again.
+        """
 
     @abstractmethod
     def close(self) -> None:

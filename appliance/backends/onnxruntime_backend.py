@@ -70,7 +70,7 @@ class _OnnxRuntimeSession(Session):
         self._session = session
         self._limit = TimeLimit()
 
-    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:
+    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[Any]:
         options = onnxruntime.RunOptions()
         options.log_severity_level = _QUIET
         over = threading.Event()
@@ -88,7 +88,7 @@ class _OnnxRuntimeSession(Session):
             raise InferenceFailed(
                 f"ONNX Runtime could not run {self.spec.name}", found=str(error).splitlines()[0]
             ) from error
-        return np.asarray(output, dtype=np.float32)
+        return np.asarray(output)
 
     def run_bare(self, tensor: NDArray[np.float32]) -> NDArray[Any]:
         (output,) = self._session.run([self.spec.output_tensor], {self.spec.input_tensor: tensor})

@@ -87,7 +87,7 @@ class _OpenVinoSession(Session):
         self._bare: Any = None
         self._output = compiled.output(spec.output_tensor)
 
-    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[np.float32]:
+    def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[Any]:
         output = self._memory()
         try:
             self._request.set_tensor(self._output, output)
@@ -99,7 +99,7 @@ class _OpenVinoSession(Session):
                 except RuntimeError:
                     pass  # it says that it was cancelled
                 raise self.timed_out(time_limit_s)
-            return np.asarray(output.data, dtype=np.float32)
+            return np.asarray(output.data)
         except RuntimeError as error:
             raise InferenceFailed(
                 f"OpenVINO could not run {self.spec.name}", found=" ".join(str(error).split())[:300]

@@ -121,10 +121,11 @@ class Readout(ManifestModel):
     """How the last stage's output is read."""
 
     kind: Annotated[
-        Literal["threshold", "argmax"],
+        Literal["threshold", "argmax", "labels"],
         Field(
             description="threshold: each channel is the probability of its structure; argmax: the channels are "
-            "probabilities that sum to 1, channel 0 is background"
+            "probabilities that sum to 1, channel 0 is background; labels: the channels are scores of any scale, "
+            "channel 0 is background, the highest wins; or there is one channel of whole numbers that says which won"
         ),
     ]
     threshold: Annotated[
@@ -149,8 +150,10 @@ class Readout(ManifestModel):
         labels = [structure.label for structure in self.structures]
         if len(set(labels)) != len(labels):
             raise ValueError("two structures have the same label")
-        if self.kind == "argmax" and any(structure.channel == 0 for structure in self.structures):
-            raise ValueError("with kind argmax channel 0 is the background, it is no structure")
+        if self.kind != "threshold" and any(structure.channel == 0 for structure in self.structures):
+            raise ValueError(f"with kind {self.kind} channel 0 is the background, it is no structure")
+        if self.kind == "labels" and self.restore != "nearest":
+            raise ValueError("with kind labels restore must be nearest: between labels nothing can be interpolated")
         for ratio in self.ratios:
             for label in (ratio.numerator, ratio.denominator):
                 if label not in labels:

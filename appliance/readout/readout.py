@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,14 @@ _LEAST_TILT_DEGREES = 0.5
 
 
 def read_out(
-    output: NDArray[np.float32], restore: Restore, image: Image, manifest: Manifest, algorithm: Algorithm
+    output: NDArray[Any], restore: Restore, image: Image, manifest: Manifest, algorithm: Algorithm
 ) -> InferenceResult:
     """Read a model's output.
 
     Parameters
     ----------
     output
-        Of the last stage, ``[1, channel, axes…]``.
+        Of the last stage, ``[1, channel, axes…]``; see ``masks_of``.
     restore
         Brings one channel back to the grid of ``image``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -47,7 +48,7 @@ def image(seed: int = 1, shape: tuple[int, ...] = NETWORK.input_shape) -> NDArra
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def run(session: Session, tensor: NDArray[np.float32], time_limit_s: float = 60.0) -> NDArray[np.float32]:
+def run(session: Session, tensor: NDArray[np.float32], time_limit_s: float = 60.0) -> NDArray[Any]:
     return session.run(tensor, time_limit_s=time_limit_s)
 
 
@@ -86,6 +87,28 @@ def test_a_profile_takes_every_shape_within_it_and_no_other(backend: Backend, tm
             assert np.abs(output - expected).max() < 2e-6
         with pytest.raises(ValueError, match="takes contiguous float32"):
             run(session, image(shape=(1, 1, 17, 12)))
+
+
+def test_labels_stay_whole_numbers(backend: Backend, tmp_path: Path) -> None:
+    """A byte for each sample: as float32 a label map would take four."""
+    nodes = [helper.make_node("Greater", ["x", "zero"], ["above"]),
+             helper.make_node("Cast", ["above"], ["y"], to=TensorProto.UINT8)]  # fmt: skip
+    shape = [1, 1, 5, 9]
+    graph = helper.make_graph(
+        nodes, "labels",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, shape)],
+        [helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])],
+    )  # fmt: skip
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    with backend.open(path, network_spec((1, 1, 5, 9), input_tensor="x", output_tensor="y")) as session:
+        tensor = image(shape=(1, 1, 5, 9))
+        labels = run(session, tensor)
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, tensor > 0)
 
 
 def test_a_bare_run_gives_the_same_and_disturbs_nothing(backend: Backend, tmp_path: Path) -> None:

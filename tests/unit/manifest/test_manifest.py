@@ -196,6 +196,11 @@ BROKEN = {
         "knots: List should have at least 2 items",
     ),
     "threshold": ("readout.threshold", 1.5, "readout.threshold: Input should be less than 1"),
+    "labels between which is interpolated": (
+        "readout",
+        {"kind": "labels", "structures": [STRUCTURE | {"channel": 1}]},
+        "with kind labels restore must be nearest",
+    ),
     "background as a structure": ("readout.kind", "argmax", "with kind argmax channel 0 is the background"),
     "no structure": ("readout.structures", [], "readout.structures: List should have at least 1 item"),
     "two structures of one label": ("readout.structures", [STRUCTURE, STRUCTURE], "two structures have the same label"),

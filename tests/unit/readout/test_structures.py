@@ -77,6 +77,34 @@ def test_channels_compete(output: NDArray[np.float32]) -> None:
         assert np.array_equal(mask, (together >= np.float32(0.5)) & (channels.argmax(axis=0) == index))
 
 
+@given(arrays(np.float32, (1, 4, 3, 5, 2), elements=st.floats(-9, 9, width=32)))
+def test_the_highest_score_wins(output: NDArray[np.float32]) -> None:
+    """The first of equals; and a network that says which won gives the same masks."""
+    winners = output[0].argmax(axis=0)
+    of_scores = masks_of(output, readout("labels", 1, 3), as_it_is)
+    of_labels = masks_of(winners[None, None].astype(np.uint8), readout("labels", 1, 3), as_it_is)
+    for label, one, other in zip((1, 3), of_scores, of_labels, strict=True):
+        assert np.array_equal(one, winners == label)
+        assert np.array_equal(other, winners == label)
+
+
+def test_one_byte_for_each_sample_returns_to_the_source() -> None:
+    returned = []
+
+    def restored(array: NDArray[Any], *, interpolate: bool) -> NDArray[Any]:
+        returned.append((array.dtype, interpolate))
+        return array
+
+    masks_of(np.ones((1, 4, 2, 2, 2), np.float32), readout("labels", 1, 2, 3), restored)
+    assert returned == [(np.uint8, False)]
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("labels", 2), ("threshold", 1), ("argmax", 1)])
+def test_whole_numbers_are_labels_of_one_channel(kind: str, channels: int) -> None:
+    with pytest.raises(ModelPackageError, match=rf"found {channels} channel\(s\) of uint8, readout.kind {kind}"):
+        masks_of(np.ones((1, channels, 2, 2, 2), np.uint8), readout(kind, 1), as_it_is)
+
+
 def test_a_channel_that_is_not_there() -> None:
     with pytest.raises(ModelPackageError, match="found channel 2, expected 0 to 1"):
         masks_of(np.ones((1, 2, 2, 2), np.float32), readout("threshold", 0, 2), as_it_is)
