@@ -14,6 +14,7 @@ from pydicom import Dataset
 from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
 from appliance.imaging.file import ImageFile, malformed_header, read_image_file
+from appliance.imaging.invesalius import read_invesalius
 from appliance.imaging.mixture import check_one_series
 from appliance.imaging.nifti import read_nifti
 from appliance.imaging.pixels import MAX_PIXELS, fill_padding, physical_values, stored_values
@@ -67,6 +68,8 @@ def load_golden(path: Path, golden: GoldenImage, spec: InputSpec) -> Image:
     """
     if golden.format == "nifti":
         return read_nifti(path, golden.modality)
+    if golden.format == "invesalius":
+        return read_invesalius(path, golden.modality)
     return load_image([path], spec).image
 
 

@@ -10,7 +10,7 @@ from appliance.manifest.base import ManifestModel
 from appliance.manifest.readout import Quantity
 from appliance.manifest.weights import Sha256
 
-ImageFormat = Literal["dicom", "nifti"]
+ImageFormat = Literal["dicom", "nifti", "invesalius"]
 
 
 class ImageFromPypi(ManifestModel):
@@ -42,7 +42,11 @@ class GoldenImage(ManifestModel):
 
     sha256: Annotated[Sha256, Field(description="SHA-256 of the image file")]
     format: Annotated[
-        ImageFormat, Field(description="dicom: one file, a radiograph or multi-frame; nifti: a volume, .nii or .nii.gz")
+        ImageFormat,
+        Field(
+            description="dicom: one file, a radiograph or multi-frame; nifti: a volume, .nii or .nii.gz; invesalius: a "
+            "project of axial slices, .inv3"
+        ),
     ]
     modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$", description="Modality (0008,0060) that it stands for")]
     source: Annotated[

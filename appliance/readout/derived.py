@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from appliance.domain.image import ImageVolume
 from appliance.manifest.readout import DerivedSpec, StructureSpec
-from appliance.readout.parts import eroded, without_small_parts
+from appliance.readout.parts import bounding_box, eroded, without_small_parts
 
 
 def derived_mask(within: NDArray[np.bool_], image: ImageVolume, spec: DerivedSpec) -> NDArray[np.bool_]:
@@ -21,12 +21,14 @@ def derived_mask(within: NDArray[np.bool_], image: ImageVolume, spec: DerivedSpe
     """
     inner = eroded(within, image.grid, spec.erode_mm)
     chosen = np.zeros_like(inner)
+    box = bounding_box(inner)
+    if box is None:
+        return chosen
     row_mm, column_mm = image.grid.spacing_mm[1:]
     sigma = (spec.smooth_mm / row_mm, spec.smooth_mm / column_mm)
-    for plane, inside, voxels in zip(chosen, inner, image.voxels, strict=True):
-        if inside.any():
-            values = _smoothed(voxels, inside, sigma) if spec.smooth_mm else voxels
-            plane[...] = inside & (values >= spec.min) & (values <= spec.max)
+    for plane, inside, voxels in zip(chosen[box], inner[box], image.voxels[box], strict=True):
+        values = _smoothed(voxels, inside, sigma) if spec.smooth_mm else voxels
+        plane[...] = inside & (values >= spec.min) & (values <= spec.max)
     return without_small_parts(chosen, image.grid, spec.min_component_ml)
 
 

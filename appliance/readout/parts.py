@@ -13,6 +13,17 @@ from appliance.domain.geometry import Grid
 _Mask = NDArray[np.bool_]
 
 
+def bounding_box(mask: _Mask, margin: int = 0) -> tuple[slice, ...] | None:
+    """The smallest box around a mask, with a margin where the grid has room; ``None`` when it is empty."""
+    box = []
+    for axis, size in enumerate(mask.shape):
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if occupied.size == 0:
+            return None
+        box.append(slice(max(0, int(occupied[0]) - margin), min(size, int(occupied[-1]) + 1 + margin)))
+    return tuple(box)
+
+
 def eroded(mask: _Mask, grid: Grid, distance_mm: float) -> _Mask:
     """The voxels of a mask that are farther than a distance from each voxel outside of it.
 
@@ -25,7 +36,7 @@ def eroded(mask: _Mask, grid: Grid, distance_mm: float) -> _Mask:
     mask
         bool ``[slice, row, column]`` on ``grid``.
     """
-    box = _box(mask, margin=1)
+    box = bounding_box(mask, margin=1)
     if box is None or distance_mm <= 0:
         return mask
     inside = mask[box]
@@ -48,7 +59,7 @@ def eroded(mask: _Mask, grid: Grid, distance_mm: float) -> _Mask:
 
 def without_small_parts(mask: _Mask, grid: Grid, least_ml: float) -> _Mask:
     """The parts of a mask (voxels that touch by faces) of at least a volume."""
-    box = _box(mask)
+    box = bounding_box(mask)
     if box is None or least_ml <= 0:
         return mask
     inside = mask[box]
@@ -72,17 +83,6 @@ def without_small_parts(mask: _Mask, grid: Grid, least_ml: float) -> _Mask:
     result = np.zeros_like(mask)
     result[box] = [wanted[labels[window]] for labels, window in zip(parts, windows, strict=True)]
     return result
-
-
-def _box(mask: _Mask, margin: int = 0) -> tuple[slice, ...] | None:
-    """The smallest box around a mask, with a margin where the grid has room; ``None`` when it is empty."""
-    box = []
-    for axis, size in enumerate(mask.shape):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if occupied.size == 0:
-            return None
-        box.append(slice(max(0, int(occupied[0]) - margin), min(size, int(occupied[-1]) + 1 + margin)))
-    return tuple(box)
 
 
 def _depth_mm(plane: _Mask, pixel_mm: tuple[float, float]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from appliance.errors import ModelPackageError
 from appliance.manifest.readout import Readout, StructureSpec
+from appliance.readout.parts import bounding_box
 
 Restore = Callable[..., NDArray[Any]]
 """``restore(array, interpolate=…)``: from the model's grid to that of the source image."""
@@ -100,7 +101,7 @@ def _likeliest(channels: list[NDArray[np.float32]], threshold: float) -> list[ND
 
 def cleaned(mask: NDArray[np.bool_], structure: StructureSpec) -> NDArray[np.bool_]:
     """Keep the largest connected parts and fill holes, as the manifest says; parts touch by corners too."""
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     if box is None or not (structure.components or structure.fill_holes):
         return mask
     inside = mask[box]
@@ -117,17 +118,6 @@ def cleaned(mask: NDArray[np.bool_], structure: StructureSpec) -> NDArray[np.boo
     result = np.zeros_like(mask)
     result[box] = inside
     return result
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """The smallest box around a mask, ``None`` when it is empty."""
-    box = []
-    for axis in range(mask.ndim):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if occupied.size == 0:
-            return None
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
