@@ -110,6 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     rollback = models.add_parser("rollback", parents=[common], help="let the version serve that did so before")
     rollback.add_argument("name", metavar="NAME", help="name of the model")
     rollback.set_defaults(command=_models_rollback)
+
+    bench = models.add_parser("bench", parents=[common], help="how fast models run here, next to the bare runtime")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
+    bench.add_argument("--all", action="store_true", help="the newest version of every package")
+    bench.add_argument("--backend", choices=get_args(BackendName), help="only this one")
+    bench.add_argument("--precision", choices=get_args(Precision), help="only this one")
+    bench.add_argument("--seconds", type=float, default=10.0, metavar="S", help="for each line (default 10)")
+    bench.add_argument(
+        "--acceptance", action="store_true", help="build, verify, measure, look for leaks; fails when anything does"
+    )
+    bench.add_argument("--json", action="store_true", help="for programs")
+    bench.set_defaults(command=_models_bench)
     fetch = models.add_parser("fetch", parents=[common], help="get the weights and golden images of packages")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
     fetch.add_argument("--all", action="store_true", help="every package that lacks them")
@@ -211,6 +223,22 @@ def _models_rollback(parsed: argparse.Namespace) -> int:
     from appliance.cli.activation import roll_back
 
     return roll_back(parsed.config, parsed.state_dir, parsed.name)
+
+
+def _models_bench(parsed: argparse.Namespace) -> int:
+    from appliance.cli.bench import bench_models
+
+    return bench_models(
+        parsed.config,
+        parsed.state_dir,
+        parsed.names,
+        everything=parsed.all,
+        backend=parsed.backend,
+        precision=parsed.precision,
+        seconds=parsed.seconds,
+        acceptance=parsed.acceptance,
+        as_json=parsed.json,
+    )
 
 
 def _models_convert(parsed: argparse.Namespace) -> int:

@@ -85,6 +85,11 @@ class Model:
         assert self._backend is not None
         return self._backend
 
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The networks of the open model, by the name of their stage."""
+        return self._sessions
+
     def load(self, paths: Sequence[Path]) -> LoadedImage:
         """Load the files of an instance or a series; raises ``UnsuitableImage``."""
         return load_image(paths, self.manifest.input)
