@@ -107,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     deactivate.add_argument("name", metavar="NAME", help="name of the model")
     deactivate.add_argument("--shadow", action="store_true", help="only end its shadow")
     deactivate.set_defaults(command=_models_deactivate)
+    compare = models.add_parser("compare", parents=[common], help="how far a shadow agrees with the active version")
+    compare.add_argument("name", metavar="NAME", help="name of the model")
+    compare.add_argument("--newest", type=int, default=1000, metavar="N", help="at most so many images (default 1000)")
+    compare.add_argument("--json", action="store_true", help="for programs")
+    compare.set_defaults(command=_models_compare)
     rollback = models.add_parser("rollback", parents=[common], help="let the version serve that did so before")
     rollback.add_argument("name", metavar="NAME", help="name of the model")
     rollback.set_defaults(command=_models_rollback)
@@ -217,6 +222,12 @@ def _models_deactivate(parsed: argparse.Namespace) -> int:
     from appliance.cli.activation import deactivate
 
     return deactivate(parsed.config, parsed.state_dir, parsed.name, shadow=parsed.shadow)
+
+
+def _models_compare(parsed: argparse.Namespace) -> int:
+    from appliance.cli.compare import compare_shadow
+
+    return compare_shadow(parsed.config, parsed.state_dir, parsed.name, newest=parsed.newest, as_json=parsed.json)
 
 
 def _models_rollback(parsed: argparse.Namespace) -> int:

@@ -108,6 +108,11 @@ class Models(Section):
             raise ValueError("a model is named twice")
         return value
 
+    @property
+    def names(self) -> frozenset[str] | None:
+        """Names of the models to run, without their versions; ``None``: every model."""
+        return None if self.active is None else frozenset(entry.partition("/")[0] for entry in self.active)
+
 
 class Worker(Section):
     """Who runs the models."""

@@ -28,6 +28,7 @@ class JournalCollector(Collector):
         yield self._states()
         yield self._oldest()
         yield self._deliveries()
+        yield self._models()
         free = GaugeMetricFamily("appliance_disk_free_bytes", "Free space of the spool's disk")
         free.add_metric([], self._spool.free_bytes())
         yield free
@@ -41,7 +42,8 @@ class JournalCollector(Collector):
     def _states(self) -> Metric:
         family = GaugeMetricFamily(
             "appliance_rows",
-            "Series, jobs and deliveries that the journal holds, by state; queued ones are the queue's depth",
+            "Series, jobs, jobs of shadows and deliveries that the journal holds, by state; queued ones are the "
+            "queue's depth",
             labels=["kind", "state"],
         )
         for kind, states in self._journal.overview.tally().items():
@@ -58,6 +60,18 @@ class JournalCollector(Collector):
         now, waiting = time.time(), self._journal.overview.waiting()
         for kind, since in (("series", waiting.series), ("job", waiting.job), ("delivery", waiting.delivery)):
             family.add_metric([kind], 0.0 if since is None else max(0.0, now - since))
+        return family
+
+    def _models(self) -> Metric:
+        family = GaugeMetricFamily(
+            "appliance_model_info",
+            "Always 1; which version of each model serves, and which one runs beside it: the kind is active or shadow",
+            labels=["model", "version", "precision", "kind"],
+        )
+        for activation in self._journal.activations.used(self._settings.models.names):
+            for kind, version in (("active", activation.active), ("shadow", activation.shadow)):
+                if version is not None:
+                    family.add_metric([activation.model, version.version, version.precision, kind], 1)
         return family
 
     def _deliveries(self) -> Metric:

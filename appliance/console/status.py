@@ -10,7 +10,7 @@ from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.console.readiness import unready_reasons
 from appliance.journal.journal import Journal
-from appliance.journal.records import JobView
+from appliance.journal.records import Activation, JobView
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 
@@ -47,6 +47,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             for view in journal.overview.deliveries()
         ],
         "failed_jobs": [_job(view, now) for view in journal.overview.failed_jobs(_SHOWN)],
+        "models": [_model(activation) for activation in journal.activations.used(settings.models.names)],
         "jobs": [_job(view, now) for view in journal.overview.jobs(_SHOWN)],
         "refusals": [
             {"series": series, "model": model, "reason": reason}
@@ -60,12 +61,20 @@ def _job(view: JobView, now: float) -> dict[str, Any]:
         "job": view.job_id,
         "state": str(view.state),
         "model": f"{view.model}/{view.model_version}",
+        "shadow": view.shadow,
         "scope": str(view.scope),
         "revision": view.revision,
         "attempts": view.attempts,
         "age_seconds": round(max(0.0, now - view.created_at), 1),
         "reason": view.reason,
         "message": view.message,
+    }
+
+
+def _model(activation: Activation) -> dict[str, Any]:
+    versions = {"active": activation.active, "shadow": activation.shadow, "previous": activation.previous}
+    return {"model": activation.model} | {
+        what: None if version is None else asdict(version) for what, version in versions.items()
     }
 
 
@@ -76,21 +85,27 @@ def render_status(status: dict[str, Any]) -> str:
     lines += _alarms(status) or ["All is well."]
     lines += ["", "           waiting   running      done   refused    failed   oldest waiting"]
     oldest = status["oldest_waiting_seconds"]
-    series, job, delivery = counts["series"], counts["job"], counts["delivery"]
-    done = job["succeeded"] + job["superseded"]
+    series, delivery = counts["series"], counts["delivery"]
     rows = (
         ("series", series["receiving"], 0, series["complete"], 0, 0),
-        ("job", job["queued"], job["running"], done, job["unsuitable"], job["failed"]),
+        ("job", *_jobs(counts["job"])),
+        *([("shadow", *_jobs(counts["shadow"]))] if any(counts["shadow"].values()) else []),
         ("delivery", delivery["queued"], delivery["sending"], delivery["delivered"], 0, delivery["failed"]),
     )
     for name, *numbers in rows:
-        age = "-" if oldest[name] is None else _duration(oldest[name])
+        age = "-" if oldest.get(name) is None else _duration(oldest[name])
         lines.append(f"{name:9}{''.join(f'{number:9} ' for number in numbers)}  {age}")
+    if status["models"]:
+        lines += ["", "Models"]
+        for view in status["models"]:
+            shadow = f"; in its shadow {_version(view['shadow'])}" if view["shadow"] else ""
+            lines.append(f"  {view['model']:28} {_version(view['active'])}{shadow}")
     if status["jobs"]:
         lines += ["", "Newest jobs"]
         for view in status["jobs"]:
+            shadow = ", shadow" if view["shadow"] else ""
             lines.append(
-                f"  {view['job']:6} {view['state']:11} {view['model']:28} {_duration(view['age_seconds'])} ago"
+                f"  {view['job']:6} {view['state']:11} {view['model']:28} {_duration(view['age_seconds'])} ago{shadow}"
             )
             if view["message"] and view["state"] != "failed":  # those stand above, with what to do
                 lines.append(f"         {view['message']}")
@@ -98,6 +113,12 @@ def render_status(status: dict[str, Any]) -> str:
         lines += ["", "Models that did not want images, and why"]
         lines += sorted({f"  {view['model']}: {view['reason']}" for view in status["refusals"]})
     return "\n".join(lines)
+
+
+def _jobs(states: dict[str, int]) -> tuple[int, ...]:
+    """Waiting, running, done, refused, failed."""
+    done = states["succeeded"] + states["superseded"]
+    return states["queued"], states["running"], done, states["unsuitable"], states["failed"]
 
 
 def _alarms(status: dict[str, Any]) -> list[str]:
@@ -135,6 +156,10 @@ def _alarms(status: dict[str, Any]) -> list[str]:
         alarms.append(f"FAILED {failed} job(s). Mend the cause, then: appliance requeue --job N")
         alarms += [f"       job {view['job']}, {view['model']}: {view['message']}" for view in status["failed_jobs"]]
     return alarms
+
+
+def _version(version: dict[str, str] | None) -> str:
+    return "not active" if version is None else f"{version['version']}, {version['precision']}"
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ always one of the version that serves, so that no change can lose one.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import cast
 
@@ -37,6 +37,10 @@ class Activations:
         """Every model that was ever seen, by name."""
         rows = self._database.connection().execute("SELECT * FROM activation ORDER BY model")
         return {row["model"]: _activation(row) for row in rows}
+
+    def used(self, names: Collection[str] | None) -> list[Activation]:
+        """Those of the models of these names, or of all."""
+        return [found for name, found in self.all().items() if names is None or name in names]
 
     def adopt(self, model: str, version: ModelVersion, now: float) -> bool:
         """Let a version of a model that was never seen before serve; ``False`` when another role was first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from appliance.journal.activations import Activations
+from appliance.journal.comparisons import Comparisons
 from appliance.journal.database import Database
 from appliance.journal.deliveries import Deliveries
 from appliance.journal.instances import Instances
@@ -27,6 +28,7 @@ class Journal:
         self.jobs = Jobs(self._database)
         self.deliveries = Deliveries(self._database)
         self.activations = Activations(self._database)
+        self.comparisons = Comparisons(self._database)
         self.overview = Overview(self._database)
 
     def close(self) -> None:

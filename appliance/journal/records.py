@@ -60,6 +60,29 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class Spell:
+    """A time in which one version ran in the shadow of another, in seconds since 1970; ``until`` is ``None``: still."""
+
+    model: str
+    active: ModelVersion
+    shadow: ModelVersion
+    since: float
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedJob:
+    """What became of one version's job: ``result`` is its JSON, ``segmentation`` the path of its SEG in the spool."""
+
+    job_id: int
+    state: JobState
+    reason: str | None
+    message: str | None
+    result: str | None
+    segmentation: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment:
     """What one model says: ``refusal`` is the reason of its *no*, ``None`` is *yes* and makes a job.
 

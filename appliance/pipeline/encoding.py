@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from appliance.pipeline.summary import summary_of
 from appliance.results.context import PriorReport, ResultContext
 from appliance.results.objects import write_results
 from appliance.results.sources import SourceImages
+
+_SHADOW_NOTE = "Made for comparison only, by a version that does not serve (shadow)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ def encode(
 
     Parameters
     ----------
+    shadow
+        Whether the result is made for comparison only; it says so then.
     created_at
         When the job was made, in seconds since 1970: a repeat of the job then gives the same bytes.
     predecessor
@@ -57,6 +61,8 @@ def encode(
     ResultError
         An object did not read back as it was written.
     """
+    if shadow:
+        result = replace(result, notes=(*result.notes, _SHADOW_NOTE))
     context = ResultContext(
         model_key=model_key,
         revision=revision,

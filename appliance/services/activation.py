@@ -138,8 +138,8 @@ class ModelChanges:
             ) from error
 
     def _require_named(self, name: str) -> None:
-        active = self._settings.models.active
-        if active is not None and name not in {entry.partition("/")[0] for entry in active}:
+        names = self._settings.models.names
+        if names is not None and name not in names:
             raise ConfigurationError(
                 f"{name} is not among the models that the settings name", mend="Name it in models.active, then restart"
             )

@@ -160,7 +160,7 @@ def _candidates(settings: Settings, found: ModelRepository) -> list[ModelPackage
 def _resolved(
     settings: Settings, found: ModelRepository, activations: Mapping[str, Activation], generation: int
 ) -> ActiveModels:
-    wanted = None if settings.models.active is None else {name.partition("/")[0] for name in settings.models.active}
+    wanted = settings.models.names
     models, unusable, lost = [], {}, {}
     for name, activation in activations.items():
         if wanted is not None and name not in wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -9,10 +10,11 @@ import time
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from appliance.journal.records import JobView, ModelVersion
 from appliance.results.readback import read_report
@@ -48,14 +50,17 @@ class Site:
                 write_bright_package(self.engines, version, LEVELS[version], name=name, scope=scope)
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "appliance", "models", *arguments, "-c", str(self.daemon.config),
+        return [sys.executable, "-m", "appliance", *arguments, "-c", str(self.daemon.config),
                 "--state-dir", str(self.daemon.layout.root)]  # fmt: skip
 
-    def models(self, *arguments: str) -> str:
-        """Run ``appliance models …``; it must succeed."""
+    def appliance(self, *arguments: str) -> str:
+        """Run a command; it must succeed. Returns what it prints."""
         done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def models(self, *arguments: str) -> str:
+        return self.appliance("models", *arguments)
 
     def active(self, name: str = "bright") -> ModelVersion | None:
         journal = self.daemon.journal()
@@ -74,9 +79,13 @@ class Site:
         finally:
             journal.close()
 
+    def reports(self) -> list[Dataset]:
+        """What the PACS has received."""
+        return [dcmread(BytesIO(data), force=True) for _, _, data in self.pacs.received]
+
     def assert_each_study_judged_once(self, studies: int) -> Counter[str]:
         """By each model, with an area that is that of the version that the result names; return results by version."""
-        reports = [dcmread(BytesIO(data), force=True) for _, _, data in self.pacs.received]
+        reports = self.reports()
         versions: Counter[str] = Counter()
         seen = Counter((report.StudyInstanceUID, algorithm(report)[0]) for report in reports)
         assert len(seen) == 2 * studies and set(seen.values()) == {1}, seen
@@ -88,11 +97,11 @@ class Site:
         return versions
 
 
-def algorithm(report: Any) -> tuple[str, str]:
+def algorithm(report: Dataset) -> tuple[str, str]:
     """Name and version of the algorithm, wherever in the tree TID 4019 says them."""
     found: dict[str, str] = {}
 
-    def walk(item: Any) -> None:
+    def walk(item: Dataset) -> None:
         for child in item.get("ContentSequence") or []:
             name = child.ConceptNameCodeSequence[0].CodeValue if "ConceptNameCodeSequence" in child else ""
             if name in ("111001", "111003"):
@@ -164,7 +173,10 @@ def test_activate_killed(moment: str, daemons: list[Daemon], tmp_path: Path) -> 
         for number in range(6):
             target = "1.2.0" if site.active() == ModelVersion("1.1.0", "float32") else "1.1.0"
             with subprocess.Popen(
-                site.command("activate", f"bright/{target}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                site.command("models", "activate", f"bright/{target}"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             ) as process:
                 assert process.stderr is not None
                 if moment == "while it verifies" and number < 2:  # later it has been verified
@@ -197,7 +209,9 @@ def test_a_role_killed_while_versions_change(role: str, daemons: list[Daemon], t
             for _ in range(3):
                 site.send(f"study {sent}")
                 sent += 1
-            change = subprocess.Popen(site.command("activate", f"bright/{version}"), stdout=subprocess.DEVNULL)
+            change = subprocess.Popen(
+                site.command("models", "activate", f"bright/{version}"), stdout=subprocess.DEVNULL
+            )
             site.daemon.kill(role)
             assert change.wait(120) == 0
             wait_for(lambda: site.daemon.pid(role) is not None, timeout_s=30, what=f"{role} to be back")
@@ -217,7 +231,7 @@ def test_one_that_fails_is_not_activated(daemons: list[Daemon], tmp_path: Path) 
     with FakePacs(sop_classes=[SR]) as pacs:
         site = Site(tmp_path, pacs, daemons)
         write_bright_package(site.engines, "2.0.0", 0.7, expected=1.0)
-        done = subprocess.run(site.command("activate", "bright"), capture_output=True, text=True, check=False)
+        done = subprocess.run(site.command("models", "activate", "bright"), capture_output=True, text=True, check=False)
         assert done.returncode == 65
         assert "bright/2.0.0 does not pass its golden cases" in done.stderr
         site.send("study")
@@ -239,3 +253,44 @@ def test_a_model_that_wants_other_images_is_activated(daemons: list[Daemon], tmp
         site.send("two")
         site.daemon.wait_until_idle(jobs=5)
         assert Counter(job.model for job in site.jobs()) == {"bright": 2, "bright-series": 2, "by-hand": 1}
+
+
+def test_a_shadow_judges_everything_and_delivers_nothing(daemons: list[Daemon], tmp_path: Path) -> None:
+    """Its results are stored and compared; one that refuses everything disturbs nobody."""
+    with FakePacs(sop_classes=[SR]) as pacs:
+        site = Site(tmp_path, pacs, daemons)
+        write_bright_package(site.engines, "3.0.0", 1.5, name="bright-series", scope="series", golden=False)
+        site.models("activate", "bright/1.1.0", "--shadow")
+        site.models("activate", "bright-series/3.0.0", "--shadow")
+        sizes = [1.0, 0.9, 0.8]
+        site.daemon.wait_for_line("bright-series/3.0.0 is warm")
+        for number, size in enumerate(sizes):
+            assert storescu(site.daemon.dicom_port, cone_study(tmp_path / str(number), str(number), size))
+        site.daemon.wait_until_idle(jobs=6)
+        journal = site.daemon.journal()
+        wait_for(lambda: journal.overview.tally()["shadow"]["succeeded"] == 3, timeout_s=60, what="one shadow to end")
+        wait_for(lambda: journal.overview.tally()["shadow"]["unsuitable"] == 3, timeout_s=60, what="the other to end")
+        assert journal.overview.tally()["delivery"]["delivered"] == 6
+        journal.close()
+        assert sorted(map(algorithm, site.reports())) == [("bright", "1.0.0")] * 3 + [("bright-series", "1.0.0")] * 3
+        compared = json.loads(site.models("compare", "bright", "--json"))
+        (area,) = compared["measurements"]
+        areas = [(area_of(LEVELS["1.0.0"], size), area_of(LEVELS["1.1.0"], size)) for size in sizes]
+        assert area["images"] == 3
+        assert area["mean_difference"] == pytest.approx(fmean(small - large for large, small in areas), rel=0.15)
+        (segment,) = compared["segments"]
+        wanted = fmean(2 * small / (large + small) for large, small in areas)
+        assert (segment["label"], segment["images"]) == ("Bright", 3)
+        assert segment["mean_dice"] == pytest.approx(wanted, abs=0.03)
+        refused = json.loads(site.models("compare", "bright-series", "--json"))
+        assert (refused["both"], refused["shadow"]["unsuitable"], len(refused["differences"])) == (0, 3, 3)
+        status = json.loads(site.appliance("status", "--json"))
+        assert status["not_ready"] == [] and status["failed_jobs"] == []
+        assert sum(job["shadow"] for job in status["jobs"]) == 6
+        metrics = site.daemon.metrics()
+        assert 'appliance_shadow_jobs_total{model="bright",outcome="succeeded"} 3.0' in metrics
+        assert 'appliance_jobs_total{model="bright",outcome="succeeded"} 3.0' in metrics
+        site.models("activate", "bright/1.1.0")
+        site.send("after")
+        site.daemon.wait_until_idle(jobs=8)
+        assert next(job for job in site.jobs() if job.model == "bright" and not job.shadow).model_version == "1.1.0"

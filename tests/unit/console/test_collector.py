@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from appliance.config.settings import FolderDestination, Settings, Storage
 from appliance.console.collector import JournalCollector
 from appliance.journal.journal import Journal
+from appliance.journal.records import ModelVersion
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 from tests.unit.journal.makers import claim, queue_job, succeed
@@ -44,6 +45,7 @@ def test_every_state_is_there_from_the_start(registry: CollectorRegistry) -> Non
     for kind, states in {
         "series": ("receiving", "complete"),
         "job": ("queued", "running", "succeeded", "unsuitable", "failed", "superseded"),
+        "shadow": ("queued", "running", "succeeded", "unsuitable", "failed", "superseded"),
         "delivery": ("queued", "sending", "delivered", "failed"),
     }.items():
         for state in states:
@@ -91,3 +93,17 @@ def test_label_names_are_from_a_closed_list(registry: CollectorRegistry) -> None
         for sample in family.samples:
             assert set(sample.labels) <= LABELS
         assert family.documentation
+
+
+def test_versions_that_serve_and_that_run_in_the_shadow(registry: CollectorRegistry, journal: Journal) -> None:
+    def shown(version: str, kind: str, precision: str = "float32") -> float | None:
+        labels = {"model": "brain", "version": version, "precision": precision, "kind": kind}
+        return registry.get_sample_value("appliance_model_info", labels)
+
+    journal.activations.activate("brain", ModelVersion("1.0.0", "float32"), 100)
+    journal.activations.shadow("brain", ModelVersion("1.1.0", "float16"), 101)
+    assert (shown("1.0.0", "active"), shown("1.1.0", "shadow", "float16")) == (1, 1)
+    journal.activations.activate("brain", ModelVersion("1.1.0", "float16"), 102)
+    assert (shown("1.0.0", "active"), shown("1.1.0", "active", "float16")) == (None, 1)
+    journal.activations.deactivate("brain", 103)
+    assert shown("1.1.0", "active", "float16") is None

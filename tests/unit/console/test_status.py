@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.console.status import render_status, status_of
-from appliance.journal.records import Assessment
+from appliance.journal.records import Assessment, ModelVersion
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 from tests.unit.console.conftest import ROLES, Bench
@@ -163,3 +163,27 @@ def test_it_fits_a_terminal(bench: Bench) -> None:
     queue_job(bench.journal, "1")
     claim(bench.journal)
     assert max(map(len, text(bench).splitlines())) <= 100
+
+
+def test_versions_and_a_shadow_that_fails_without_an_alarm(bench: Bench) -> None:
+    activations = bench.journal.activations
+    activations.activate("brain", ModelVersion("1.0.0", "float32"), 100)
+    activations.activate("lung", ModelVersion("2.0.0", "float32"), 100)
+    activations.shadow("brain", ModelVersion("1.1.0", "float16"), 100)
+    activations.deactivate("lung", 101)
+    register(bench.journal, received("1.3"), [Assessment("brain", "1.1.0", None, shadow=True)])
+    bench.journal.jobs.fail(claim(bench.journal), "worker-0", 210, "defect", "why", retry_at=None, max_attempts=3)
+    with bench.running(*ROLES):
+        found, page = status(bench), text(bench)
+    assert "All is well." in page
+    assert "  brain                        1.0.0, float32; in its shadow 1.1.0, float16" in page
+    assert "  lung                         not active" in page
+    assert re.search(r"^shadow +0 +0 +0 +0 +1   -$", page, re.MULTILINE)
+    assert re.search(r"1 failed +brain/1.1.0 .* ago, shadow$", page, re.MULTILINE)
+    assert found["models"][0] == {
+        "model": "brain",
+        "active": {"version": "1.0.0", "precision": "float32"},
+        "shadow": {"version": "1.1.0", "precision": "float16"},
+        "previous": None,
+    }
+    assert [job["shadow"] for job in found["jobs"]] == [True]
