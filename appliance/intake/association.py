@@ -1,7 +1,8 @@
 """One open association: its bounds, the data set that is arriving on it, and what it has brought so far.
 
 This is the seam between pynetdicom and the spool: the library keeps the state machine, negotiation and DIMSE; here
-its reads are bounded, and the data sets of C-STORE requests go to files as they arrive.
+its reads are bounded, and the data sets of C-STORE requests go to files as they arrive: most in the fast lane, those
+that it leaves to the library here.
 """
 
 from __future__ import annotations
@@ -10,72 +11,38 @@ import logging
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
 
 from appliance.domain.uids import is_valid_uid
 from appliance.errors import RejectedInput
+from appliance.intake.fast_lane import LaneSocket, Storing
 from appliance.intake.file_meta import encode_head
 from appliance.intake.incoming_file import IncomingFile
+from appliance.intake.peer_stream import PeerStream
 from appliance.intake.shares import SeriesShares
 from appliance.intake.store import Acceptance, InstanceStore
+from appliance.intake.store_messages import StoreRequest
 
 _log = logging.getLogger(__name__)
 
 SOURCE: Final = "dicom"
 """How instances came that came over an association, in the journal and the metrics."""
 
-_MAX_PDU_BYTES: Final = 1024 * 1024
-"""A longer PDU is not read: a request with 128 contexts needs less, and P-DATA has the negotiated limit."""
 _MAX_COMMAND_BYTES: Final = 64 * 1024
 _MAX_OTHER_DATA_BYTES: Final = 1024 * 1024
 """For data sets that are not stored, which the library collects in memory."""
 _MAX_WAITING_MESSAGES: Final = 16
 """Requests that a peer may send ahead without waiting for answers; asynchronous operations are not negotiated."""
-_READ_BYTES: Final = 256 * 1024
 
-
-class BoundedReader:
-    """Reads from a peer's socket with a limit on the length and on the time of each read.
-
-    Stands in for ``AssociationSocket.recv``, which believes any length up to 4 GiB and waits for ever for the rest
-    of a PDU. An ``OSError`` is what the library takes for a lost connection (PS3.8 table 9-10, Evt17).
-    """
-
-    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
-        self._connection = connection
-        self._timeout_s = timeout_s
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Return the next ``nr_bytes`` bytes, fewer when the peer has closed the connection.
-
-        Raises
-        ------
-        OSError
-            More than a PDU may hold was asked for, or they did not all arrive within the time limit.
-        """
-        if nr_bytes > _MAX_PDU_BYTES:
-            raise ConnectionAbortedError("the peer announces a PDU that is longer than any may be")
-        received = bytearray(nr_bytes)
-        view = memoryview(received)
-        filled = 0
-        deadline = time.monotonic() + self._timeout_s
-        while filled < nr_bytes:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError("the peer stopped in the middle of a PDU")
-            self._connection.settimeout(left_s)
-            arrived = self._connection.recv_into(view[filled : filled + _READ_BYTES])
-            if not arrived:
-                break
-            filled += arrived
-        self._connection.settimeout(self._timeout_s)
-        view.release()
-        del received[filled:]
-        return received
+StoreTake = Callable[["OpenAssociation", int, StoreRequest, IncomingFile, float], tuple[int, str]]
+"""Takes in a data set that came in the fast lane; see ``fast_lane.Take``."""
 
 
 class OpenAssociation:
@@ -93,7 +60,7 @@ class OpenAssociation:
         Its share of each series.
     """
 
-    def __init__(self, association: Association, store: InstanceStore, timeout_s: float) -> None:
+    def __init__(self, association: Association, store: InstanceStore, timeout_s: float, take: StoreTake) -> None:
         self.association = association
         self.established = False
         self.released = False
@@ -104,7 +71,8 @@ class OpenAssociation:
         self._incoming: IncomingFile | None = None
         self._command_bytes = 0
         self._other_bytes = 0
-        self._bound_reads(timeout_s)
+        self._take = take
+        self._replace_socket(timeout_s)
         self._receive_primitive = association.dimse.receive_primitive
         # The library calls this for each P-DATA primitive, on its reader thread.
         association.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
@@ -139,15 +107,19 @@ class OpenAssociation:
             if isinstance(unanswered, IncomingFile):
                 unanswered.discard()
 
-    def _bound_reads(self, timeout_s: float) -> None:
+    def _replace_socket(self, timeout_s: float) -> None:
         wrapper = self.association.dul.socket
         connection = wrapper.socket if wrapper is not None else None
         if wrapper is None or connection is None:
             return
-        connection.settimeout(timeout_s)
         # An answer is one small segment; with Nagle's algorithm it could wait for the peer's delayed acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wrapper.recv = BoundedReader(connection, timeout_s).recv  # type: ignore[method-assign]
+        storing = Storing(self._open_file, self._is_overrun, partial(self._take, self))
+        lane = LaneSocket(wrapper, self.association, PeerStream(connection, timeout_s), storing)
+        self.association.dul.socket = lane  # type: ignore[assignment]
+
+    def _open_file(self, context_id: int, request: StoreRequest) -> IncomingFile | None:
+        return self._new_incoming(context_id, request.sop_class_uid, request.sop_instance_uid)
 
     def _receive(self, primitive: P_DATA) -> None:
         """Hand on the fragments of a P-DATA primitive one by one, each C-STORE data set into a file of its own.
@@ -191,7 +163,11 @@ class OpenAssociation:
             self._other_bytes += len(fragment)
             return self._other_bytes <= _MAX_OTHER_DATA_BYTES
         if self._incoming is None:
-            incoming = self._new_incoming(context_id, message)
+            incoming = self._new_incoming(
+                context_id,
+                str(message.command_set.get("AffectedSOPClassUID", "")),
+                str(message.command_set.get("AffectedSOPInstanceUID", "")),
+            )
             if incoming is None:
                 return False
             self._incoming = incoming
@@ -206,19 +182,17 @@ class OpenAssociation:
         self.outcomes[incoming.failure.reason] += 1
         return True
 
-    def _new_incoming(self, context_id: int, message: C_STORE_RQ) -> IncomingFile | None:
-        syntaxes = [
-            context.transfer_syntax[0]
-            for context in self.association.accepted_contexts
-            if context.context_id == context_id
-        ]
-        if not syntaxes:
+    def _new_incoming(self, context_id: int, sop_class_uid: str, sop_instance_uid: str) -> IncomingFile | None:
+        context = self.context(context_id)
+        if context is None:
             return None
-        sop_class_uid = str(message.command_set.get("AffectedSOPClassUID", ""))
-        sop_instance_uid = str(message.command_set.get("AffectedSOPInstanceUID", ""))
         if is_valid_uid(sop_class_uid) and is_valid_uid(sop_instance_uid):
-            head = encode_head(sop_class_uid, sop_instance_uid, str(syntaxes[0]))
+            head = encode_head(sop_class_uid, sop_instance_uid, str(context.transfer_syntax[0]))
             return IncomingFile(self._store.spool, head, self._store.max_instance_bytes)
         incoming = IncomingFile(self._store.spool, b"", self._store.max_instance_bytes)
         incoming.fail(RejectedInput("bad-uid", "a UID of the request is not a UID", mend="The sender has to be mended"))
         return incoming
+
+    def context(self, context_id: int) -> PresentationContext | None:
+        """The accepted presentation context of this number."""
+        return next((found for found in self.association.accepted_contexts if found.context_id == context_id), None)

@@ -61,7 +61,7 @@ class IncomingFile:
     def flush(self) -> None:
         """Nothing is buffered."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take the next piece of the data set."""
         self._received_bytes += len(data)
         if self._received_bytes > self._max_bytes:
@@ -102,7 +102,7 @@ class IncomingFile:
             self.path.unlink(missing_ok=True)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

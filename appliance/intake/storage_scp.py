@@ -27,6 +27,7 @@ from appliance.intake.association import SOURCE, OpenAssociation
 from appliance.intake.contexts import SupportedContexts
 from appliance.intake.incoming_file import IncomingFile
 from appliance.intake.store import Claim, InstanceStore
+from appliance.intake.store_messages import StoreRequest
 from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 
@@ -39,6 +40,9 @@ DOES_NOT_MATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
 SOP_CLASS_NOT_SUPPORTED = 0x0122
+_STATUS_OF_REASON = {"mismatch": DOES_NOT_MATCH, "sop-class": SOP_CLASS_NOT_SUPPORTED}
+"""Where it is not ``CANNOT_UNDERSTAND``."""
+_MAX_COMMENT = 64
 
 # PS3.8 section 9.3.4: result, source, reason.
 _CALLING_AE_NOT_RECOGNISED = (1, 1, 3)
@@ -168,7 +172,7 @@ class StorageScp:
     def _connected(self, event: Any) -> None:
         """EVT_CONN_OPEN, before the association's threads start."""
         association: Association = event.assoc
-        entry = OpenAssociation(association, self._store, self._node.network_timeout_s)
+        entry = OpenAssociation(association, self._store, self._node.network_timeout_s, self._taken)
         with self._lock:
             self._open[association] = entry
         serve = association.run
@@ -231,48 +235,74 @@ class StorageScp:
         with self._lock:
             self._open[event.assoc].released = True
 
+    def _taken(
+        self, entry: OpenAssociation, context_id: int, request: StoreRequest, incoming: IncomingFile, received_at: float
+    ) -> tuple[int, str]:
+        """A data set has come in the fast lane."""
+        context = entry.context(context_id)
+        assert context is not None  # without one there is no file
+        claim = Claim(request.sop_class_uid, request.sop_instance_uid)
+        return self._answer(entry, incoming, claim, str(context.abstract_syntax), received_at)
+
     def _stored(self, event: Any) -> Dataset:
-        """EVT_C_STORE, on the association's thread."""
+        """EVT_C_STORE, on the association's thread: a data set that the fast lane left to the library."""
         received_at = time.time()
         request = event.request
         incoming = getattr(request, "_dataset_file", None)
         with self._lock:
             entry = self._open[event.assoc]
+        claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+        status, comment = self._answer(entry, incoming, claim, str(event.context.abstract_syntax), received_at)
+        answer = Dataset()
+        answer.Status = status
+        if comment:
+            answer.ErrorComment = comment
+        return answer
+
+    def _answer(
+        self, entry: OpenAssociation, incoming: object, claim: Claim, abstract_syntax: str, received_at: float
+    ) -> tuple[int, str]:
+        """Take an instance in; return the status and, for failures, an Error Comment (PS3.7 section C.5)."""
+        status, comment = self._outcome(entry, incoming, claim, abstract_syntax, received_at)
+        return status, comment[:_MAX_COMMENT]
+
+    def _outcome(
+        self, entry: OpenAssociation, incoming: object, claim: Claim, abstract_syntax: str, received_at: float
+    ) -> tuple[int, str]:
         try:
-            return self._take(entry, incoming, request, str(event.context.abstract_syntax), received_at)
+            self._take(entry, incoming, claim, abstract_syntax, received_at)
+            return SUCCESS, ""
         except RejectedInput as refusal:
             entry.outcomes[refusal.reason] += 1
-            return _answer(DOES_NOT_MATCH if refusal.reason == "mismatch" else CANNOT_UNDERSTAND, refusal.what)
+            return _STATUS_OF_REASON.get(refusal.reason, CANNOT_UNDERSTAND), refusal.what
         except (SpoolFull, OSError) as error:
             reason = "no-room" if isinstance(error, SpoolFull) else "disk-error"
             entry.outcomes[reason] += 1
             self._metrics.instances.labels(SOURCE, reason).inc()
             _log.error("cannot store an instance: %s", error if isinstance(error, SpoolFull) else error.strerror)
-            return _answer(OUT_OF_RESOURCES, "no room, or the disk failed")
+            return OUT_OF_RESOURCES, "no room, or the disk failed"
         except Exception:  # noqa: BLE001 - the library would answer 0xC211 and tell nobody; the peer may try again
             entry.outcomes["error"] += 1
             self._metrics.instances.labels(SOURCE, "error").inc()
             _log.exception("cannot store an instance")
-            return _answer(PROCESSING_FAILURE, "internal error, see the log")
+            return PROCESSING_FAILURE, "internal error, see the log"
         finally:
             if isinstance(incoming, IncomingFile):
                 incoming.discard()
 
     def _take(
-        self, entry: OpenAssociation, incoming: object, request: Any, abstract_syntax: str, received_at: float
-    ) -> Dataset:
+        self, entry: OpenAssociation, incoming: object, claim: Claim, abstract_syntax: str, received_at: float
+    ) -> None:
         if not isinstance(incoming, IncomingFile):
             refusal = RejectedInput("no-data-set", "the request has no data set", mend="The sender has to be mended")
             self._store.count_refusal(SOURCE, refusal)
             raise refusal
         incoming.close()
-        claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
         # What was negotiated holds for as long as the association does, whatever is offered to others by now.
         if claim.sop_class_uid != abstract_syntax or abstract_syntax == self._contexts.verification.abstract_syntax:
             refusal = RejectedInput("sop-class", "the SOP class was not negotiated", mend="Propose it in a context")
             self._store.count_refusal(SOURCE, refusal)
-            entry.outcomes[refusal.reason] += 1
-            return _answer(SOP_CLASS_NOT_SUPPORTED, refusal.what)
+            raise refusal
         if incoming.failure is not None:
             if isinstance(incoming.failure, RejectedInput):
                 self._store.count_refusal(SOURCE, incoming.failure)
@@ -287,7 +317,6 @@ class StorageScp:
         )
         with self._lock:
             entry.add(acceptance)
-        return _answer(SUCCESS)
 
     def _ended_guarded(self, entry: OpenAssociation) -> None:
         try:
@@ -364,12 +393,3 @@ def _comes_from(peer: Peer, address: str | None) -> bool:
         _log.warning("dicom.peers: the host of %s cannot be resolved", peer.ae_title)
         return False
     return any(entry[4][0] == address for entry in found)
-
-
-def _answer(status: int, comment: str = "") -> Dataset:
-    """A C-STORE status with, for failures, an Error Comment of at most 64 characters (PS3.7 section C.5)."""
-    answer = Dataset()
-    answer.Status = status
-    if comment:
-        answer.ErrorComment = comment[:64]
-    return answer

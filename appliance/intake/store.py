@@ -20,7 +20,6 @@ from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import KnownInstance, ReceivedInstance
 from appliance.observability.metrics import Metrics
-from appliance.spool.durable import fsync_file
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class InstanceStore:
         Parameters
         ----------
         incoming
-            A complete file that nobody writes to any more. It is moved or removed; when this raises, it is still
+            A complete file that nobody writes to any more. It is moved or removed; when it is refused, it is still
             there and the caller's to remove or to keep apart.
         source
             ``dicom`` or ``dropfolder``.
@@ -156,6 +155,7 @@ class InstanceStore:
                 series_id = self._store(incoming, scanned, size, sha256, source, received_at)
                 acceptance = Acceptance(Outcome.STORED, scanned.series_instance_uid, series_id, scanned.frames)
             elif known.sha256 == sha256:
+                self._journal.flush()
                 incoming.unlink()
                 acceptance = Acceptance(Outcome.DUPLICATE, scanned.series_instance_uid, None, scanned.frames)
             else:
@@ -175,10 +175,9 @@ class InstanceStore:
         target = self.spool.instance_path(
             scanned.study_instance_uid, scanned.series_instance_uid, scanned.sop_instance_uid
         )
-        # The order is the promise: bytes on the disk, then their name, then the journal's commit. A crash before the
-        # commit leaves a file that the journal does not know; the sender, who got no answer, sends it again and it is
+        # The order is the promise: bytes and name on the disk, then the journal's commit. A crash before the commit
+        # leaves a file that the journal does not know; the sender, who got no answer, sends it again and it is
         # replaced. A row without its file cannot come about.
-        fsync_file(incoming)
         path = self.spool.adopt(incoming, target)
         registration = self._journal.instances.register(
             ReceivedInstance(
@@ -214,7 +213,6 @@ class InstanceStore:
         source: str,
         received_at: float,
     ) -> None:
-        fsync_file(incoming)
         path = self.spool.adopt(incoming, self.spool.conflict_path(scanned.sop_instance_uid, sha256))
         if self._journal.instances.add_conflict(known.instance_id, sha256, path, source, received_at):
             _log.warning(

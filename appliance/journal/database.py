@@ -1,7 +1,9 @@
 """The SQLite file: opened, migrated, and used by several threads and processes at once.
 
-``synchronous=FULL`` in WAL mode syncs at each commit; with ``NORMAL`` a commit could be lost on power failure, and
-with it a promise. Each thread has its own connection.
+A commit is on the disk before ``transaction`` ends, as with ``synchronous=FULL``, which syncs the write-ahead log at
+each commit and holds the write lock meanwhile. Here SQLite is told ``NORMAL``, which leaves that out and nothing else
+(https://sqlite.org/pragma.html#pragma_synchronous), and the log is synced afterwards: once for all threads that wait,
+while others already write. Each thread has its own connection.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 
 from appliance.errors import IllegalTransition, JournalError
+from appliance.journal.group_sync import GroupSync
 from appliance.spool.durable import ensure_folder
 
 _BUSY_TIMEOUT_S = 30.0
@@ -33,6 +36,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._log = GroupSync(path.with_name(f"{path.name}-wal"))
         self._local = threading.local()
         self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
@@ -55,7 +59,7 @@ class Database:
             )
             connection.row_factory = sqlite3.Row
             _enter_wal_mode(connection)
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
             self._local.connection = connection
             with self._lock:
@@ -78,6 +82,7 @@ class Database:
             The disk is full (``ENOSPC``) or failed (``EIO``), as any write of the caller would have found it.
         """
         connection = self.connection()
+        before = connection.total_changes
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -90,6 +95,15 @@ class Database:
             if isinstance(error, sqlite3.Error):
                 raise _in_our_words(error) from error
             raise
+        if connection.total_changes != before:
+            self._log.wait()
+
+    def flush(self) -> None:
+        """Return once every commit that this process has seen is on the disk; raises ``OSError`` as a commit would.
+
+        What a query finds may have been committed a moment ago, by a thread that still waits for the disk.
+        """
+        self._log.wait()
 
     def close(self) -> None:
         """Close the connections; the journal is not used afterwards.
@@ -133,6 +147,7 @@ class Database:
                     for statement in _statements(script.read_text(encoding="utf-8")):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {number}")
+            self.flush()  # changes of the schema are not counted as changes of rows
 
 
 def _in_our_words(error: sqlite3.Error) -> Exception:

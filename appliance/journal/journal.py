@@ -31,6 +31,10 @@ class Journal:
         self.comparisons = Comparisons(self._database)
         self.overview = Overview(self._database)
 
+    def flush(self) -> None:
+        """Bring to the disk what a query has found: see ``Database.flush``."""
+        self._database.flush()
+
     def close(self) -> None:
         """Close all connections."""
         self._database.close()

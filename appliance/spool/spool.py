@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from appliance.errors import SpoolFull
-from appliance.spool.durable import ensure_folder, move_into_place
+from appliance.spool.durable import ensure_folder, fsync_file, fsync_folder
 
 
 class Spool:
@@ -74,8 +74,20 @@ class Spool:
         return self.conflicts / sop_instance_uid / f"{sha256}.dcm"
 
     def adopt(self, incoming: Path, target: Path) -> str:
-        """Move a file whose bytes are durable to its place, durably; return its path relative to the spool."""
-        move_into_place(incoming, target)
+        """Move a file to its place; when this returns, its bytes and its name are durable.
+
+        Returns its path relative to the spool. When it raises, the file is gone.
+        """
+        ensure_folder(target.parent)
+        incoming.rename(target)
+        try:
+            # In this order: journaling file systems bring the new name to the disk with the bytes, so that the second
+            # sync finds nothing left to do.
+            fsync_file(target)
+            fsync_folder(target.parent)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
         return self.relative(target)
 
     def relative(self, path: Path) -> str:

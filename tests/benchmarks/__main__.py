@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from tests.benchmarks.ingest import measure_ingest
 from tests.benchmarks.latency import measure_latency
 
 
@@ -21,8 +22,15 @@ def main() -> int:
         "latency", help="last byte in → SR at the PACS, for one CR image and a T1 MR series, stage by stage"
     )
     latency.add_argument("--repeat", type=int, default=7, metavar="N", help="studies of each kind (default 7)")
+    ingest = benchmarks.add_parser("ingest", help="reception, beside dcmtk, Orthanc and the raw limit of this machine")
+    ingest.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
+    ingest.add_argument("--count", type=int, default=300, metavar="N", help="CT slices in each (default 300)")
     parsed = parser.parse_args()
-    figures = {"machine": machine(), "figures": measure_latency(parsed.repeat)}
+    if parsed.benchmark == "ingest":
+        measured = measure_ingest(parsed.rounds, parsed.count)
+    else:
+        measured = measure_latency(parsed.repeat)
+    figures = {"machine": machine(), "figures": measured}
     if parsed.save:
         path = Path(__file__).parent / f"{parsed.benchmark}.json"
         path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -12,10 +12,10 @@ import pytest
 
 from appliance.domain.states import Scope
 from appliance.errors import RejectedInput, SpoolFull
-from appliance.intake import store as store_module
 from appliance.intake.part10 import scan_file
 from appliance.intake.store import Claim, Outcome
 from appliance.journal.hints import HintSocket
+from appliance.spool import spool as spool_module
 from tests.support.received_files import CT, IMPLICIT, INSTANCE, MR, SERIES, STUDY, data_set, part10
 from tests.support.reception import Reception, model
 
@@ -136,7 +136,7 @@ def test_no_promise_when_the_disk_fails(reception: Reception, monkeypatch: pytes
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "fsync_file", failing)
+        patch.setattr(spool_module, "fsync_file", failing)
         with pytest.raises(OSError, match="Input/output"):
             accept(reception, part10(data_set()))
     assert reception.rows("SELECT * FROM instance") == []

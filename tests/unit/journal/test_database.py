@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -14,17 +15,92 @@ from appliance.errors import JournalError
 from appliance.journal.database import Database
 from appliance.journal.journal import Journal
 from tests.conftest import REPOSITORY
+from tests.support.waiting import wait_for
 from tests.unit.journal.makers import claim, complete, queue_job, received, register, succeed
 
 
 def test_promises_survive_power_loss(path: Path) -> None:
-    """In WAL mode anything below FULL does not sync at commit."""
+    """SQLite itself syncs at checkpoints; the log is synced after each commit that changed something."""
     database = Database(path)
     connection = database.connection()
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 1
     assert connection.execute("PRAGMA foreign_keys").fetchone()[0] == 1
     database.close()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of each file when it was synced."""
+    sizes: list[int] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return sizes
+
+
+def test_a_commit_is_on_the_disk_before_it_counts(path: Path, synced: list[int]) -> None:
+    journal = Journal(path)
+    synced.clear()
+    register(journal, received("1"))
+    log = path.with_name(f"{path.name}-wal")
+    assert synced == [log.stat().st_size]
+    journal.jobs.claim("worker-0", 200, 60)  # finds nothing, writes nothing
+    assert len(synced) == 1
+    journal.flush()
+    assert len(synced) == 2
+    journal.close()
+
+
+def test_many_threads_share_a_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk is busy with the first, the others commit; one more sync is enough for all of them."""
+    journal = Journal(path)
+    busy, go_on, calls = threading.Event(), threading.Event(), []
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        calls.append(descriptor)
+        busy.set()
+        assert go_on.wait(30)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    threads = [threading.Thread(target=register, args=(journal, received(str(number)))) for number in range(8)]
+    threads[0].start()
+    assert busy.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    other = sqlite3.connect(path)
+    wait_for(lambda: other.execute("SELECT count(*) FROM instance").fetchone()[0] == 8, what="all commits")
+    assert all(thread.is_alive() for thread in threads)  # none has been promised anything
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(calls) in (2, 3)  # the last to commit may have come just after the second sync had begun
+    other.close()
+    journal.close()
+
+
+def test_after_a_failed_sync_nothing_is_promised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when the disk says yes again, and not for what is known already."""
+    journal = Journal(path)
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            register(journal, received("1"))
+    with pytest.raises(OSError, match="Input/output error"):
+        register(journal, received("2"))
+    with pytest.raises(OSError, match="Input/output error"):
+        journal.flush()
+    journal.close()
 
 
 def test_opening_again_changes_nothing(path: Path) -> None:
