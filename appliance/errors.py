@@ -131,6 +131,10 @@ class InferenceTimeout(InferenceFailed):
     """The model took longer than the time limit of its manifest."""
 
 
+class DeviceOutOfMemory(InferenceFailed):
+    """The accelerator's memory does not suffice; the message holds the figures. Others may free some: it is retried."""
+
+
 class DeviceLost(InferenceFailed):
     """The accelerator is gone: the process must end so that its leases return and a fresh one starts."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.backends.base import NetworkSpec, check_tensors
-from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
+from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt, quiet_logger
 from appliance.errors import ApplianceError, InferenceTimeout, ModelPackageError
 from appliance.spool.durable import write_durably
 
@@ -180,7 +180,7 @@ class _Attempt:
         """Build; the plan is ``None`` when the builder refuses the network."""
         trt = find_tensorrt().module
         messages: list[str] = []
-        logger = _logger(trt, messages)
+        logger = quiet_logger(trt, messages)
         builder = trt.Builder(logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
@@ -256,20 +256,6 @@ def _entries(count: int, get: Callable[[int], Any]) -> list[Any]:
 
 def _shape(entry: Any) -> tuple[int | None, ...]:
     return tuple(None if size < 0 else int(size) for size in entry.shape)
-
-
-def _logger(trt: Any, messages: list[str]) -> Any:
-    """A logger that keeps warnings and errors; TensorRT's own prints them."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.WARNING:
-                messages.append(" ".join(message.split()))
-
-    return Logger()
 
 
 def _monitor(trt: Any, deadline: float, progress: Progress) -> Any:

@@ -19,11 +19,13 @@ from appliance.spool.derived import Derived, DerivedFiles, Made
 _RECIPE = 1
 """Raise it when the builder's settings change: engines of the old ones are then not found any more."""
 
+MAX_BYTES = 8 << 30
+
 
 class EngineCache:
     """The cache below one folder; ``max_bytes`` as ``DerivedFiles`` has it."""
 
-    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._files = DerivedFiles(
             folder, what="engine", file="engine.plan", info_file="engine.json", max_bytes=max_bytes
         )
@@ -43,6 +45,10 @@ class EngineCache:
         """
         return self._files.get(_parts(onnx_sha256, spec, api), lambda: _made(onnx_sha256, spec, api, build()))
 
+    def find(self, onnx_sha256: str, spec: NetworkSpec, api: TensorRtApi) -> Derived | None:
+        """Return the engine for a network if it is here and whole; ``get`` says what it depends on."""
+        return self._files.find(_parts(onnx_sha256, spec, api))
+
 
 def _parts(onnx_sha256: str, spec: NetworkSpec, api: TensorRtApi) -> dict[str, Any]:
     """Everything that an engine depends on; the GPU's name is not among it, two of a name can differ."""
@@ -52,7 +58,7 @@ def _parts(onnx_sha256: str, spec: NetworkSpec, api: TensorRtApi) -> dict[str, A
         "network": asdict(spec),
         "distribution": api.distribution,
         "version": api.version,
-        "capabilities": CAPABILITIES if api.ahead_of_time else "this device",
+        "capabilities": CAPABILITIES if api.ahead_of_time else api.device,
     }
 
 

@@ -13,6 +13,7 @@ from appliance.manifest.manifest import BackendName, Precision
 BACKENDS: dict[BackendName, str] = {
     "onnxruntime": "appliance.backends.onnxruntime_backend:OnnxRuntimeBackend",
     "openvino": "appliance.backends.openvino_backend:OpenVinoBackend",
+    "tensorrt": "appliance.backends.tensorrt_backend:TensorRtBackend",
 }
 """Name → where the class is. Runtimes are heavy: each is imported when it is first asked for."""
 

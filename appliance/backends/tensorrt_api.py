@@ -6,11 +6,11 @@ of time on any machine, for a set of compute capabilities; the GPU finishes the 
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from appliance.backends.cuda_device import find_device
 from appliance.errors import BackendUnavailable
 
 Distribution = Literal["tensorrt", "tensorrt-rtx"]
@@ -24,10 +24,13 @@ class TensorRtApi:
     ----------
     module
         ``tensorrt`` or ``tensorrt_rtx``.
+    device
+        What engines of ``tensorrt`` are bound to, see ``CudaDevice.kind``; ``None`` for those built ahead of time.
     """
 
     module: Any
     distribution: Distribution
+    device: str | None = None
 
     @property
     def version(self) -> str:
@@ -49,11 +52,12 @@ def find_tensorrt() -> TensorRtApi:
         Neither can be used here; both reasons are named.
     """
     reasons = []
-    if not gpu_is_there():
+    device = find_device()
+    if device is None:
         reasons.append("tensorrt: needs an NVIDIA GPU and its driver to convert")
     else:
         try:
-            return TensorRtApi(import_module("tensorrt"), "tensorrt")
+            return TensorRtApi(import_module("tensorrt"), "tensorrt", device.kind)
         except ImportError:
             reasons.append("tensorrt: not installed (pip install tensorrt)")
     try:
@@ -63,11 +67,15 @@ def find_tensorrt() -> TensorRtApi:
     raise BackendUnavailable("no TensorRT can convert models here", found="; ".join(reasons))
 
 
-def gpu_is_there() -> bool:
-    """Whether the CUDA driver is installed and sees a device."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+def quiet_logger(trt: Any, messages: list[str]) -> Any:
+    """A logger that keeps warnings and errors in ``messages``; TensorRT's own prints them."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.WARNING:
+                messages.append(" ".join(message.split()))
+
+    return Logger()

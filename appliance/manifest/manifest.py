@@ -14,7 +14,7 @@ from appliance.manifest.readout import Readout
 from appliance.manifest.steps import CropToBox, CropToForeground, Orient, Resample, Resize, ScaleQuantiles, Step
 from appliance.manifest.weights import WeightsFile
 
-BackendName = Literal["onnxruntime", "openvino"]
+BackendName = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 

@@ -86,7 +86,7 @@ class DerivedFiles:
         OSError
             The disk failed or is full; nothing half written is left.
         """
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        key = _key(parts)
         with (self.folder / f".{key}.lock").open("w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             found = self._find(key)
@@ -95,6 +95,10 @@ class DerivedFiles:
             entry = self._store(key, make())
         self._evict(keep=key)
         return entry
+
+    def find(self, parts: Mapping[str, Any]) -> Derived | None:
+        """Return the file that depends on ``parts`` if it is here and sound; nothing is made."""
+        return self._find(_key(parts))
 
     def newest(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Derived | None:
         """Return, of the sound entries whose ``info`` is wanted, the one that was used last; ``None`` without one."""
@@ -151,3 +155,7 @@ class DerivedFiles:
                 _log.info("the %s %s has not been used for longest and leaves the cache", self._what, path.name)
                 shutil.rmtree(path)
                 total -= sizes[path]
+
+
+def _key(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -324,6 +324,9 @@ def test_bfloat16_is_used_where_it_was_asked_for_or_refused_with_the_reason(name
         found = backend_class(name)
     except BackendUnavailable as error:
         pytest.skip(str(error))
+    absent = found.unavailable("float32")
+    if absent is not None:
+        pytest.skip(absent)
     reason = found.unavailable("bfloat16")
     if reason is not None:
         assert name in reason and "bfloat16" in reason

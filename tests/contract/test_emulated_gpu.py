@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.cuda.emulation import run_emulated
 
 _PYTEST = ("-m", "pytest", "-q", "-ra", "-p", "no:xdist", "-p", "no:cacheprovider")
 
 
-def run_tests(*arguments: str) -> None:
+def run_tests(*arguments: str, **settings: str) -> None:
     """Run tests in a process on the emulated driver; all have to pass, none may be skipped."""
-    done = run_emulated([*_PYTEST, *arguments])
+    done = run_emulated([*_PYTEST, *arguments], **settings)
     said = f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
     assert done.returncode == 0, said
     assert "skipped" not in done.stdout, said
@@ -17,3 +19,13 @@ def run_tests(*arguments: str) -> None:
 
 def test_on_the_emulated_driver() -> None:
     run_tests("tests/emulated")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["EmulatedTensorRt", "EmulatedTensorRtProper"])
+def test_the_contract_of_the_backends(backend: str) -> None:
+    """As TensorRT-RTX and as TensorRT, with a double for the runtime and the real builder for what is no network."""
+    contract = "tests/contract/test_backends.py"
+    # In a lower precision the double would need a network that is rewritten in it, as the command makes it.
+    chosen = ("-p", "tests.support.cuda.plugin", contract, "-k", "tensorrt and not bfloat16")
+    run_tests(*chosen, backend=backend)

@@ -67,6 +67,15 @@ class EmulatedDevice:
         """Have it back, which a real one only is in another process."""
         self.driver.emulated_find()
 
+    def hang(self) -> Hanging:
+        """Let nothing on the device end, until the hanging is released."""
+        self.driver.emulated_hang(1)
+        return Hanging(self.driver)
+
+    def capturing(self, stream: int) -> bool:
+        """Whether what is put on a stream, by its handle, becomes a graph."""
+        return bool(self.driver.emulated_capturing(ctypes.c_void_p(stream)))
+
     @staticmethod
     def address(value: int) -> ctypes.c_uint64:
         """An address as the driver's functions take it."""
@@ -75,3 +84,14 @@ class EmulatedDevice:
     def reach(self, address: int, size: int) -> bool:
         """Whether a kernel may touch these bytes of the device."""
         return bool(self.driver.emulated_reach(address, size))
+
+
+class Hanging:
+    """A device that hangs."""
+
+    def __init__(self, driver: ctypes.CDLL) -> None:
+        self._driver = driver
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._driver.emulated_hang(0)

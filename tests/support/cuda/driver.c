@@ -40,6 +40,7 @@ static size_t block_count, block_room;
 static size_t capacity = (size_t)4 << 30, used, peak;
 static long allocations, frees, pinned_allocations, pinned_frees, streams, graphs, launches, copies, violations;
 static long fail_after = -1, fail_count;
+static volatile int hanging;
 static int primary, lost, capability = 89, the_context;
 static char said[4096];
 static __thread void *current[16];
@@ -168,6 +169,11 @@ static result enqueue(stream *on, task one) {
 }
 
 static result drain(stream *on) {
+    while (hanging) { /* it holds up whoever waits for the device, and nobody else */
+        pthread_mutex_unlock(&guard);
+        usleep(1000);
+        pthread_mutex_lock(&guard);
+    }
     result code = usable();
     if (!code && (!on || !on->alive)) code = INVALID_HANDLE;
     if (!code && on->capturing) code = CAPTURE_UNSUPPORTED;
@@ -354,6 +360,8 @@ void emulated_fail(long n, long count) { fail_after = n; fail_count = count; }
 size_t emulated_capacity(size_t bytes) { size_t before = capacity; capacity = bytes; return before; }
 void emulated_lose(void) { lost = 1; }
 void emulated_find(void) { lost = 0; }
+void emulated_hang(int on) { hanging = on; }
+int emulated_capturing(stream *on) { return on->capturing; }
 /* Whether a kernel may touch these bytes; a double of a runtime asks before it reads or writes. */
 int emulated_reach(address start, size_t bytes) {
     pthread_mutex_lock(&guard);

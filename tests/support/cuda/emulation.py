@@ -74,7 +74,12 @@ def _names(library: Path, which: str) -> set[str]:
 
 
 def emulation(
-    *, memory: int | None = None, capability: str | None = None, lost: Path | None = None, report: Path | None = None
+    *,
+    memory: int | None = None,
+    capability: str | None = None,
+    lost: Path | None = None,
+    report: Path | None = None,
+    backend: str | None = None,
 ) -> dict[str, str]:
     """The environment of a process that shall run on the emulated driver.
 
@@ -88,12 +93,15 @@ def emulation(
         As soon as this file exists, the process that notices removes it and has lost its device for good.
     report
         Gets a line of JSON from each process when it ends by itself: see ``read_report``.
+    backend
+        Which class of ``support/cuda/backend.py`` is ``tensorrt`` where ``support/cuda/plugin.py`` is loaded.
     """
     given = {
         "EMULATED_CUDA_MEMORY": memory,
         "EMULATED_CUDA_CAPABILITY": None if capability is None else capability.replace(".", ""),
         "EMULATED_CUDA_LOST": lost,
         "EMULATED_CUDA_REPORT": report,
+        "EMULATED_BACKEND": backend,
     }
     return {
         **os.environ,

@@ -1,0 +1,64 @@
+"""The TensorRT backend on the double, with ``appliance models convert`` before each ``open``."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnxruntime
+
+from appliance.backends.base import NetworkSpec, Session
+from appliance.backends.cuda_device import find_device
+from appliance.backends.engine_builder import CAPABILITIES, BuiltEngine, build_engine
+from appliance.backends.engine_cache import EngineCache
+from appliance.backends.tensorrt_api import Distribution, TensorRtApi, find_tensorrt
+from appliance.backends.tensorrt_backend import TensorRtBackend
+from tests.support.cuda.runtime import MAGIC, TensorRtDouble
+
+
+def double_api(distribution: Distribution = "tensorrt-rtx") -> TensorRtApi:
+    """The double as either distribution."""
+    device = find_device()
+    assert device is not None
+    return TensorRtApi(TensorRtDouble, distribution, None if distribution == "tensorrt-rtx" else device.kind)
+
+
+def convert(model: Path, spec: NetworkSpec, cache: Path, api: TensorRtApi) -> Path:
+    """Put the double's engine of a network into the cache, as the command would; return its file.
+
+    What is no network is given to the real builder, for its error.
+    """
+    content = model.read_bytes()
+
+    def build() -> BuiltEngine:
+        try:
+            quiet = onnxruntime.SessionOptions()
+            quiet.log_severity_level = 4
+            onnxruntime.InferenceSession(content, quiet, providers=["CPUExecutionProvider"])
+        except Exception:  # noqa: BLE001 - whatever it is: the real builder says it
+            return build_engine(
+                model, spec, find_tensorrt(), time_limit_s=120, memory_limit_bytes=1 << 30, progress=lambda _: None
+            )
+        return BuiltEngine(MAGIC + content, 0.1, 1, CAPABILITIES if api.ahead_of_time else ())
+
+    return EngineCache(cache / "engines").get(hashlib.sha256(content).hexdigest(), spec, api, build).path
+
+
+class EmulatedTensorRt(TensorRtBackend):
+    """See ``TensorRtBackend``."""
+
+    distribution: Distribution = "tensorrt-rtx"
+
+    def __init__(self, *, threads: int, cache: Path) -> None:
+        super().__init__(threads=threads, cache=cache, api=double_api(self.distribution))
+
+    def _open(self, model: Path, spec: NetworkSpec) -> Session:
+        if model.exists():
+            convert(model, spec, self.cache, self._api)
+        return super()._open(model, spec)
+
+
+class EmulatedTensorRtProper(EmulatedTensorRt):
+    """The same as ``tensorrt``, whose runs the session itself keeps as CUDA graphs."""
+
+    distribution: Distribution = "tensorrt"
