@@ -155,9 +155,15 @@ class Backend(ABC):
         Threads that one run may use; 0 leaves it to the runtime.
     cache
         Folder for what the runtime compiles; it can be emptied at any time.
+
+    Attributes
+    ----------
+    rewritten
+        The precisions for which it must be given a network that is rewritten in them; the others it makes itself.
     """
 
     name: ClassVar[str]
+    rewritten: ClassVar[frozenset[Precision]] = frozenset({"float16", "bfloat16", "int8"})
 
     def __init__(self, *, threads: int, cache: Path) -> None:
         self.threads = threads

@@ -24,14 +24,14 @@ _QUIET = 4  # only fatal messages: the errors come as exceptions
 
 
 class OnnxRuntimeBackend(Backend):
-    """See ``Backend``. Runs in float32 whatever the CPU has."""
+    """See ``Backend``. Runs what a network says, in float32 or int8, whatever the CPU has."""
 
     name = "onnxruntime"
 
     @classmethod
     def unavailable(cls, precision: Precision) -> str | None:
         """See ``Backend``."""
-        return None if precision == "float32" else f"onnxruntime on the CPU does not run {precision}"
+        return None if precision in ("float32", "int8") else f"onnxruntime on the CPU does not run {precision}"
 
     def version(self) -> str:
         """See ``Backend``."""

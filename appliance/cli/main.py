@@ -137,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     convert = models.add_parser("convert", parents=[common], help="build the TensorRT engines of packages")
     convert.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
     convert.add_argument("--all", action="store_true", help="the newest version of every package")
+    convert.add_argument(
+        "--precision", choices=get_args(Precision), help="instead of the manifest's; its loss is measured first"
+    )
+    convert.add_argument(
+        "--calibrate", type=Path, metavar="FOLDER", help="for int8: DICOM images of this site like those to be judged"
+    )
     convert.add_argument("--time-limit", type=float, default=3600.0, metavar="S", help="for one engine (default 3600)")
     convert.add_argument("--memory-limit", type=int, default=4096, metavar="MIB", help="workspace (default 4096)")
     convert.set_defaults(command=_models_convert)
@@ -260,6 +266,8 @@ def _models_convert(parsed: argparse.Namespace) -> int:
         parsed.state_dir,
         parsed.names,
         everything=parsed.all,
+        precision=parsed.precision,
+        calibrate=parsed.calibrate,
         time_limit_s=parsed.time_limit,
         memory_limit_bytes=parsed.memory_limit << 20,
     )

@@ -18,6 +18,7 @@ from appliance.modelrepo.fetch import fetch
 from appliance.modelrepo.golden_images import fetch_golden_images
 from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.model import Model
+from appliance.pipeline.networks import networks_of
 from appliance.pipeline.verification import Verification
 from appliance.services.inference import thread_count, verifier
 from appliance.services.models import ActiveModels, models_at_rest, repository
@@ -82,7 +83,7 @@ def show_model(config: Path | None, state_dir: Path | None, name: str, *, as_jso
         print_verification(verification)
     for engine in _engines(package, layout):
         capabilities = ", ".join(engine["capabilities"]) or "this GPU"
-        built = f"{engine['distribution']} {engine['version']}, {engine['bytes'] / 1e6:.1f} MB"
+        built = f"{engine['precision']}, {engine['distribution']} {engine['version']}, {engine['bytes'] / 1e6:.1f} MB"
         print(f"    {'engine':12}{engine['network']}: {built}, for {capabilities}")
     return 0
 
@@ -212,9 +213,9 @@ def _verification(verification: Verification) -> dict[str, Any]:
 
 
 def _engines(package: ModelPackage, layout: StateLayout) -> list[dict[str, Any]]:
-    """What the cache says of the engines that were made from the weights of a package."""
-    weights = {weights.sha256 for weights in package.manifest.weights}
-    return [info for info in engines_in(layout.engines) if info["onnx_sha256"] in weights]
+    """What the cache says of the engines that were built from a package's networks, and from those derived of them."""
+    networks = networks_of(layout.cache, package)
+    return [info for info in engines_in(layout.engines) if info["onnx_sha256"] in networks]
 
 
 def _say(text: str) -> None:

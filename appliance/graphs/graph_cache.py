@@ -50,23 +50,40 @@ class GraphCache:
         return self._get(network, sha256, done, lambda model: reduce_precision(model, precision, emulate=emulate))
 
     def quantized(
-        self, network: Path, sha256: str, *, calibration: str, images: int, tensors: Iterable[NDArray[np.float32]]
+        self,
+        network: Path,
+        sha256: str,
+        *,
+        place: str,
+        calibration: str,
+        images: int,
+        tensors: Iterable[NDArray[np.float32]],
     ) -> Derived:
         """The network in int8, calibrated on ``tensors``; see ``quantize``.
 
         Parameters
         ----------
+        place
+            Which network of which package it is: one file can be two of them, and be given other tensors in each.
         calibration
             SHA-256 over the images that the tensors come from.
         images
             How many they are.
         """
-        done = {"precision": "int8", "calibration": calibration, "images": images}
+        done = {"precision": "int8", "place": place, "calibration": calibration, "images": images}
         return self._get(network, sha256, done, lambda model: quantize(model, tensors))
 
-    def calibrated(self, sha256: str) -> Derived | None:
+    def made_of(self, sha256: str) -> set[str]:
+        """SHA-256 of every network that was made of the network with this SHA-256; no file is checked."""
+        return {info["sha256"] for info in self._files.infos() if info.get("made_of") == sha256}
+
+    def remove(self, network: Derived) -> None:
+        """Forget a network that turned out to be of no use."""
+        self._files.remove(network)
+
+    def calibrated(self, sha256: str, place: str) -> Derived | None:
         """The int8 network that was last made of, or used for, the network with this SHA-256; ``None`` without one."""
-        parts = _parts(sha256, {"precision": "int8"})
+        parts = _parts(sha256, {"precision": "int8", "place": place})
         return self._files.newest(lambda info: parts.items() <= info.items())
 
     def _get(

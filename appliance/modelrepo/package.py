@@ -8,7 +8,7 @@ from pathlib import Path
 
 from appliance.errors import ModelPackageError, WeightsUnavailable
 from appliance.manifest.golden import GoldenImage, ImageInPackage
-from appliance.manifest.manifest import Manifest
+from appliance.manifest.manifest import Manifest, StageSpec
 from appliance.manifest.weights import InPackage, WeightsFile
 
 _BLOCK_BYTES = 1024 * 1024
@@ -48,7 +48,7 @@ class ModelPackage:
         ModelPackageError
             One is not the file that the manifest names, cannot be read, or is missing from the package itself.
         """
-        self.require_presence()
+        self._require_weights_presence()
         return {weights.file: self.require_right(weights) for weights in self.manifest.weights}
 
     def require_right(self, weights: WeightsFile) -> Path:
@@ -110,6 +110,12 @@ class ModelPackage:
 
         Raises as ``require_weights`` and ``require_golden`` do.
         """
+        self._require_weights_presence()
+        for case in self.manifest.golden:
+            if not self.golden_path(case.image).is_file():
+                self.require_golden()
+
+    def _require_weights_presence(self) -> None:
         missing = [weights for weights in self.manifest.weights if not self.path_of(weights).is_file()]
         # What a fetch cannot bring comes first: it would only be met again after the fetch.
         for weights in missing:
@@ -125,14 +131,17 @@ class ModelPackage:
                 found=f"no {', '.join(weights.file for weights in missing)}",
                 mend=self._mend(missing[0]),
             )
-        for case in self.manifest.golden:
-            if not self.golden_path(case.image).is_file():
-                self.require_golden()
 
     def _mend(self, weights: WeightsFile) -> str:
         if isinstance(weights.source, InPackage):
             return f"It belongs in {self.folder}: install the package again"
         return f"Get it: appliance models fetch {self.manifest.key}"
+
+
+def weights_sha256(manifest: Manifest, stage: StageSpec) -> str:
+    """SHA-256 of the network that a stage runs, as the manifest names it."""
+    (sha256,) = (weights.sha256 for weights in manifest.weights if weights.file == stage.weights)
+    return sha256
 
 
 def file_sha256(path: Path) -> str:

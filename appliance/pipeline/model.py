@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, NetworkSpec, Session
@@ -20,6 +21,7 @@ from appliance.imaging.loading import LoadedImage, load_image
 from appliance.imaging.preparation import Preparation
 from appliance.manifest.manifest import BackendName, Manifest, Precision, StageSpec
 from appliance.modelrepo.package import ModelPackage
+from appliance.pipeline.networks import Networks, served_networks
 from appliance.pipeline.verification import Verification
 from appliance.readout.readout import read_out
 
@@ -53,6 +55,8 @@ class Model:
     ----------
     backends, precision
         Instead of those of the manifest.
+    networks
+        Which files the backend is given; those that serve, unless told otherwise.
 
     Attributes
     ----------
@@ -68,6 +72,7 @@ class Model:
         cache: Path,
         backends: Sequence[BackendName] | None = None,
         precision: Precision | None = None,
+        networks: Networks | None = None,
     ) -> None:
         self.package = package
         self.manifest = package.manifest
@@ -76,6 +81,7 @@ class Model:
         self._backends = backends or package.manifest.runtime.backends
         self._threads = threads
         self._cache = cache
+        self._networks = networks or served_networks(cache)
         self._backend: Backend | None = None
         self._sessions: dict[str, Session] = {}
 
@@ -129,7 +135,8 @@ class Model:
         try:
             for stage in self.manifest.stages:
                 spec = network_of(self.manifest, stage, self.precision)
-                self._sessions[stage.name] = backend.open(files[stage.weights], spec)
+                network = self._networks(self.package, stage, files[stage.weights], backend, self.precision)
+                self._sessions[stage.name] = backend.open(network, spec)
         except BaseException:
             self.close()
             raise
@@ -177,6 +184,23 @@ class Model:
         stages[Stage.INFER] = infer_s
         stages[Stage.READ_OUT] = time.monotonic() - prepared
         return output, result
+
+    def tensor(self, image: Image, stage: StageSpec) -> NDArray[np.float32]:
+        """What the network of a stage is given for an image; the networks before it are run.
+
+        Raises
+        ------
+        UnsuitableImage, InferenceFailed
+            See ``Preparation`` and ``Session``.
+        """
+        preparation = Preparation(image)
+        for earlier in self.manifest.stages[: self.manifest.stages.index(stage)]:
+            output = self._sessions[earlier.name].run(
+                preparation.tensor(earlier), time_limit_s=self.manifest.runtime.time_limit_s
+            )
+            if earlier.box is not None:
+                preparation.locate(output, earlier.box)
+        return preparation.tensor(stage)
 
     def _algorithm(self) -> Algorithm:
         """Who made the result, down to what could change a number (PS3.16 TID 4019)."""

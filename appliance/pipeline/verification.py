@@ -144,14 +144,15 @@ def compare(manifest: Manifest, candidate: Mapping[str, Judged], reference: Mapp
         What ONNX Runtime in float32 made of them; the same mapping when it is the candidate itself.
     """
     return [
-        _compare_case(manifest, case.name, case.expect, candidate[case.name], reference[case.name])
+        compare_case(manifest, case.name, case.expect, candidate[case.name], reference[case.name])
         for case in manifest.golden
     ]
 
 
-def _compare_case(
+def compare_case(
     manifest: Manifest, name: str, expect: Sequence[Expectation], candidate: Judged, reference: Judged
 ) -> CaseReport:
+    """Compare one image; ``expect`` is empty when only the agreement counts."""
     failures = [
         f"{who} refuses it: {judged.refusal}"
         for who, judged in {"the backend": candidate, "the reference": reference}.items()

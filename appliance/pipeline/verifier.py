@@ -6,18 +6,21 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from appliance.backends.base import Backend
 from appliance.backends.table import choose
+from appliance.domain.image import Image
 from appliance.errors import InferenceFailed, UnsuitableImage, VerificationFailed
 from appliance.imaging.loading import load_golden
+from appliance.manifest.golden import GoldenCase
 from appliance.manifest.manifest import BackendName, Precision
 from appliance.modelrepo.package import ModelPackage, file_sha256
 from appliance.pipeline.model import Confirm, Model
+from appliance.pipeline.networks import require_calibrated
 from appliance.pipeline.verification import Judged, Verification, compare
 from appliance.spool.durable import ensure_folder, write_durably
 from appliance.version import __version__
@@ -149,18 +152,15 @@ class Verifier:
         return verification
 
     def _judge(self, model: Model) -> dict[str, Judged]:
-        package = model.package
-        paths = package.require_golden()
         outcome = {}
-        for case in package.manifest.golden:
-            self._progress(f"{package.manifest.key}: {case.name}, by {model.backend.name} in {model.precision}")
-            image = load_golden(paths[case.name], case.image, package.manifest.input)
-            try:
-                output, result = model.judge_with_output(image, {})
-                outcome[case.name] = Judged(output, result)
-            except (UnsuitableImage, InferenceFailed) as error:
-                outcome[case.name] = Judged(None, None, str(error))
+        for case, image in golden_images(model.package):
+            self._progress(f"{model.manifest.key}: {case.name}, by {model.backend.name} in {model.precision}")
+            outcome[case.name] = judged(model, image)
         return outcome
+
+    def _calibrated(self, package: ModelPackage) -> list[str]:
+        """SHA-256 of the int8 networks: calibrated anew, the model is another."""
+        return [require_calibrated(self._cache, package, stage).info["sha256"] for stage in package.manifest.stages]
 
     def _path(self, package: ModelPackage, backend: Backend, precision: Precision) -> Path:
         parts = {
@@ -169,8 +169,24 @@ class Verifier:
             "backend": [backend.name, backend.version()],
             "reference": choose([REFERENCE[0]], REFERENCE[1], threads=1, cache=self._cache).version(),
             "precision": precision,
+            "calibrated": self._calibrated(package) if precision == "int8" else None,
             "device": backend.device(),
             "appliance": __version__,
         }
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
         return self._folder / f"{key}.json"
+
+
+def golden_images(package: ModelPackage) -> Iterator[tuple[GoldenCase, Image]]:
+    """The golden cases of a package, each image loaded when it is asked for; raises as ``require_golden`` does."""
+    paths = package.require_golden()
+    for case in package.manifest.golden:
+        yield case, load_golden(paths[case.name], case.image, package.manifest.input)
+
+
+def judged(model: Model, image: Image) -> Judged:
+    """What a model makes of an image; that it refuses it is an outcome too."""
+    try:
+        return Judged(*model.judge_with_output(image, {}))
+    except (UnsuitableImage, InferenceFailed) as error:
+        return Judged(None, None, str(error))

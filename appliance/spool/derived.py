@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,28 @@ class DerivedFiles:
         """Return the file that depends on ``parts`` if it is here and sound; nothing is made."""
         return self._find(_key(parts))
 
+    def remove(self, entry: Derived) -> None:
+        """Take an entry out of the cache: what it holds turned out to be of no use."""
+        shutil.rmtree(entry.path.parent)
+
     def newest(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Derived | None:
         """Return, of the sound entries whose ``info`` is wanted, the one that was used last; ``None`` without one."""
+        for key, info in self._known():
+            if wanted(info) and (found := self._find(key)) is not None:
+                return found
+        return None
+
+    def infos(self) -> list[dict[str, Any]]:
+        """What the entries were made from, that which was used last first; for display, no file is checked."""
+        return [info for _, info in self._known()]
+
+    def _known(self) -> Iterator[tuple[str, dict[str, Any]]]:
         folders = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         for folder in sorted(folders, key=lambda path: -path.stat().st_mtime):
             try:
-                info = json.loads((folder / self._info_file).read_text(encoding="utf-8"))
+                yield folder.name, json.loads((folder / self._info_file).read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                continue
-            if wanted(info) and (found := self._find(folder.name)) is not None:
-                return found
-        return None
+                continue  # damaged: it is named when someone asks for it
 
     def _find(self, key: str) -> Derived | None:
         folder = self.folder / key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -79,6 +80,44 @@ def test_convert_builds_an_engine_and_finds_it_again(tmp_path: Path) -> None:
     assert "cxr-lung/lungs" in first.stdout and "7.5, 8.0, 8.6, 8.9, 12.0" in first.stdout
     again = appliance("models", "convert", "cxr-lung", "--state-dir", tmp_path)
     assert "cached" in again.stdout
+
+
+def test_convert_measures_a_precision_and_builds_what_passes(tmp_path: Path, weights: Path) -> None:
+    """The figures stand beside the engine that they are about."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    (tmp_path / "weights").symlink_to(weights)
+    done = appliance("models", "convert", "cxr-lung", "--precision", "float16", "--state-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cxr-lung/1.0.0 in float16, against float32:" in done.stdout
+    assert re.search(r"Right lung +Dice (0\.99\d\d|1\.0000)  size [+-]0\.\d+%", done.stdout)
+    assert re.search(r"cxr-lung/lungs +float16 .* 7\.5, 8\.0, 8\.6, 8\.9, 12\.0", done.stdout)
+
+
+@pytest.mark.shared_data
+def test_convert_to_int8_on_images_of_the_site(tmp_path: Path, weights: Path, shared_data_dir: Path) -> None:
+    """What the model does not want is left out, and counted."""
+    (tmp_path / "weights").symlink_to(weights)
+    folder = tmp_path / "site"
+    for number, name in enumerate(["1052b0fe", "2168a917", "2c35005f"]):
+        chest_study(shared_data_dir, folder / name, f"site {number}", name)
+    (folder / "head.dcm").write_bytes(next((shared_data_dir / "mr_t1_SAG-anon").glob("*.dcm")).read_bytes())
+    options = ("--precision", "int8", "--calibrate", folder, "--state-dir", tmp_path)
+    done = appliance("models", "convert", "cxr-lung", *options)
+    assert done.returncode == 0, done.stderr
+    assert "left out (1): Modality is MR" in done.stderr
+    assert "image 3 of this site" in done.stdout
+    for path in (folder / "1052b0fe").glob("*"):
+        path.unlink()
+    done = appliance("models", "convert", "cxr-lung", *options)
+    assert done.returncode == 65
+    assert "too few images to calibrate cxr-lung/1.0.0: found 2 that it can judge" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["--precision", "int8"], ["--calibrate", "."]], ids=["no-images", "no-int8"])
+def test_convert_to_int8_and_images_belong_together(options: list[str], tmp_path: Path) -> None:
+    done = appliance("models", "convert", "cxr-lung", *options, "--state-dir", tmp_path)
+    assert done.returncode == 78
+    assert "--precision int8 --calibrate FOLDER" in done.stderr
 
 
 def test_convert_without_weights_says_what_mends_it(tmp_path: Path) -> None:

@@ -41,22 +41,23 @@ def test_each_way_of_making_is_another_network(source: Path, tmp_path: Path) -> 
         cache.reduced(source, known, "bfloat16").path,
         cache.reduced(source, known, "float16", emulate=True).path,
         cache.reduced(source, "0" * 64, "float16").path,
-        cache.quantized(source, known, calibration="a", images=1, tensors=[image()]).path,
-        cache.quantized(source, known, calibration="b", images=1, tensors=[image()]).path,
+        cache.quantized(source, known, place="m/1/s", calibration="a", images=1, tensors=[image()]).path,
+        cache.quantized(source, known, place="m/1/s", calibration="b", images=1, tensors=[image()]).path,
+        cache.quantized(source, known, place="m/1/t", calibration="b", images=1, tensors=[image()]).path,
     }
-    assert len(paths) == 6
+    assert len(paths) == 7
 
 
 def test_the_newest_calibration_is_found(source: Path, tmp_path: Path) -> None:
     cache = GraphCache(tmp_path / "graphs")
     known = sha256(source)
-    assert cache.calibrated(known) is None
+    assert cache.calibrated(known, "m/1/s") is None
     cache.reduced(source, known, "float16")
-    cache.quantized(source, "0" * 64, calibration="other network", images=1, tensors=[image()])
-    assert cache.calibrated(known) is None
-    first = cache.quantized(source, known, calibration="a", images=1, tensors=[image()])
-    second = cache.quantized(source, known, calibration="b", images=2, tensors=[image(), image(seed=2)])
-    found = cache.calibrated(known)
+    cache.quantized(source, "0" * 64, place="m/1/s", calibration="other network", images=1, tensors=[image()])
+    assert cache.calibrated(known, "m/1/s") is None
+    first = cache.quantized(source, known, place="m/1/s", calibration="a", images=1, tensors=[image()])
+    second = cache.quantized(source, known, place="m/1/s", calibration="b", images=2, tensors=[image(), image(seed=2)])
+    found = cache.calibrated(known, "m/1/s")
     assert found is not None and found.path == second.path != first.path
     assert found.info["images"] == 2
 
@@ -74,9 +75,9 @@ def test_a_damaged_one_is_named_and_made_anew(source: Path, tmp_path: Path, capl
 def test_a_damaged_calibration_is_not_found(source: Path, tmp_path: Path) -> None:
     """The images are not here any more: it cannot be made anew."""
     cache = GraphCache(tmp_path / "graphs")
-    path = cache.quantized(source, sha256(source), calibration="a", images=1, tensors=[image()]).path
+    path = cache.quantized(source, sha256(source), place="m/1/s", calibration="a", images=1, tensors=[image()]).path
     path.write_bytes(b"")
-    assert cache.calibrated(sha256(source)) is None
+    assert cache.calibrated(sha256(source), "m/1/s") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\x13\x37" * 500], ids=["empty", "noise"])
