@@ -29,6 +29,7 @@ class JournalCollector(Collector):
         yield self._oldest()
         yield self._deliveries()
         yield self._models()
+        yield self._refused()
         free = GaugeMetricFamily("appliance_disk_free_bytes", "Free space of the spool's disk")
         free.add_metric([], self._spool.free_bytes())
         yield free
@@ -72,6 +73,16 @@ class JournalCollector(Collector):
             for kind, version in (("active", activation.active), ("shadow", activation.shadow)):
                 if version is not None:
                     family.add_metric([activation.model, version.version, version.precision, kind], 1)
+        return family
+
+    def _refused(self) -> Metric:
+        family = GaugeMetricFamily(
+            "appliance_model_refused",
+            "1 for a version that was to be activated but failed its golden cases, until something else is decided",
+            labels=["model", "version", "precision"],
+        )
+        for refused in self._journal.activations.refused(self._settings.models.names):
+            family.add_metric([refused.model, refused.version.version, refused.version.precision], 1)
         return family
 
     def _deliveries(self) -> Metric:

@@ -48,6 +48,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
         ],
         "failed_jobs": [_job(view, now) for view in journal.overview.failed_jobs(_SHOWN)],
         "models": [_model(activation) for activation in journal.activations.used(settings.models.names)],
+        "refused_activations": [asdict(refused) for refused in journal.activations.refused(settings.models.names)],
         "jobs": [_job(view, now) for view in journal.overview.jobs(_SHOWN)],
         "refusals": [
             {"series": series, "model": model, "reason": reason}
@@ -140,6 +141,13 @@ def _alarms(status: dict[str, Any]) -> list[str]:
                 f"WAITS  {view['count']} delivery(s) to {view['destination']} for {_duration(view['oldest_seconds'])}: "
                 f"{view['message']}"
             )
+    serving = {view["model"]: view["active"] for view in status["models"]}
+    alarms += [
+        f"FAILED activation of {view['model']}/{view['version']['version']}: {view['reason']}. What served before "
+        "serves on. To leave it at that: "
+        f"appliance models activate {view['model']}/{_number(serving.get(view['model']))}"
+        for view in status["refused_activations"]
+    ]
     apart = status["kept_apart"]
     if apart["conflicts"]:
         alarms.append(
@@ -156,6 +164,10 @@ def _alarms(status: dict[str, Any]) -> list[str]:
         alarms.append(f"FAILED {failed} job(s). Mend the cause, then: appliance requeue --job N")
         alarms += [f"       job {view['job']}, {view['model']}: {view['message']}" for view in status["failed_jobs"]]
     return alarms
+
+
+def _number(version: dict[str, str] | None) -> str:
+    return "VERSION" if version is None else version["version"]
 
 
 def _version(version: dict[str, str] | None) -> str:

@@ -13,7 +13,7 @@ from typing import cast
 
 from appliance.errors import JournalError
 from appliance.journal.database import Database
-from appliance.journal.records import Activation, ModelVersion
+from appliance.journal.records import Activation, ModelVersion, RefusedActivation
 from appliance.manifest.manifest import Precision
 
 _EMPTY = "INSERT OR IGNORE INTO activation (model, change, changed_at) VALUES (?, 'seen', ?)"
@@ -101,10 +101,30 @@ class Activations:
         event = "shadow ended" if version is None else "shadow began"
         return self._change(model, event, now, lambda before: replace(before, shadow=version))
 
+    def refuse(self, model: str, version: ModelVersion, reason: str, now: float) -> None:
+        """Note that a version was to be activated but did not pass; any later decision about the model ends that."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO refused_activation (model, version, precision, reason, refused_at)"
+                " VALUES (?,?,?,?,?)",
+                (model, version.version, version.precision, reason, now),
+            )
+
+    def refused(self, names: Collection[str] | None) -> list[RefusedActivation]:
+        """What was refused last, of the models of these names, or of all."""
+        return [
+            RefusedActivation(
+                row["model"], ModelVersion(row["version"], cast(Precision, row["precision"])), row["reason"]
+            )
+            for row in self._database.connection().execute("SELECT * FROM refused_activation ORDER BY model")
+            if names is None or row["model"] in names
+        ]
+
     def _change(self, model: str, event: str, now: float, change: Callable[[Activation], Activation]) -> bool:
         with self._database.transaction() as connection:
             before = _find(connection, model) or Activation(model)
             after = change(before)
+            connection.execute("DELETE FROM refused_activation WHERE model = ?", (model,))
             if after == before:
                 return False
             _write(connection, after, event, now)

@@ -60,6 +60,15 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedActivation:
+    """A version that was to serve and did not pass, and nobody has decided since what shall."""
+
+    model: str
+    version: ModelVersion
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spell:
     """A time in which one version ran in the shadow of another, in seconds since 1970; ``until`` is ``None``: still."""
 

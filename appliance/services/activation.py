@@ -10,7 +10,7 @@ import time
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
-from appliance.errors import ConfigurationError
+from appliance.errors import ConfigurationError, VerificationFailed
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Activation, ModelVersion
@@ -46,12 +46,19 @@ class ModelChanges:
         ConfigurationError
             There is no such package, or the settings say otherwise.
         ModelPackageError, BackendUnavailable, InferenceFailed
-            It cannot run here, or (``VerificationFailed``) does not pass its golden cases. What served goes on.
+            It cannot run here, or (``VerificationFailed``) does not pass its golden cases, which is an alarm then.
+            What served goes on.
         """
         found = repository(self._settings, self._layout)
         package = found.find(wanted)
         self._require_free(package.manifest.name, found)
-        version = self._verified(package, precision)
+        try:
+            version = self._verified(package, precision)
+        except VerificationFailed as error:
+            self._journal.activations.refuse(
+                package.manifest.name, _version(package, precision), str(error), time.time()
+            )
+            raise
         self._journal.activations.activate(package.manifest.name, version, time.time())
         self._tell()
         return version

@@ -234,6 +234,9 @@ def test_one_that_fails_is_not_activated(daemons: list[Daemon], tmp_path: Path) 
         done = subprocess.run(site.command("models", "activate", "bright"), capture_output=True, text=True, check=False)
         assert done.returncode == 65
         assert "bright/2.0.0 does not pass its golden cases" in done.stderr
+        assert (
+            'appliance_model_refused{model="bright",precision="float32",version="2.0.0"} 1.0' in site.daemon.metrics()
+        )
         site.send("study")
         site.daemon.wait_until_idle(jobs=2)
         assert {job.model_version for job in site.jobs()} == {"1.0.0"}

@@ -107,3 +107,14 @@ def test_versions_that_serve_and_that_run_in_the_shadow(registry: CollectorRegis
     assert (shown("1.0.0", "active"), shown("1.1.0", "active", "float16")) == (None, 1)
     journal.activations.deactivate("brain", 103)
     assert shown("1.1.0", "active", "float16") is None
+
+
+def test_a_refused_activation_is_an_alarm_until_something_is_decided(
+    registry: CollectorRegistry, journal: Journal
+) -> None:
+    labels = {"model": "brain", "version": "1.1.0", "precision": "float32"}
+    journal.activations.activate("brain", ModelVersion("1.0.0", "float32"), 100)
+    journal.activations.refuse("brain", ModelVersion("1.1.0", "float32"), "Dice 0.5", 101)
+    assert registry.get_sample_value("appliance_model_refused", labels) == 1
+    journal.activations.activate("brain", ModelVersion("1.0.0", "float32"), 102)
+    assert registry.get_sample_value("appliance_model_refused", labels) is None

@@ -187,3 +187,12 @@ def test_versions_and_a_shadow_that_fails_without_an_alarm(bench: Bench) -> None
         "previous": None,
     }
     assert [job["shadow"] for job in found["jobs"]] == [True]
+
+
+def test_a_refused_activation_says_why_and_what_to_do(bench: Bench) -> None:
+    bench.journal.activations.activate("brain", ModelVersion("1.0.0", "float32"), 100)
+    bench.journal.activations.refuse("brain", ModelVersion("1.1.0", "float32"), "Dice 0.5 of Colin 27", 101)
+    with bench.running(*ROLES):
+        page = text(bench)
+    assert "FAILED activation of brain/1.1.0: Dice 0.5 of Colin 27. What served before serves on." in page
+    assert "appliance models activate brain/1.0.0" in page

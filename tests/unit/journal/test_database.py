@@ -112,7 +112,7 @@ def test_opening_again_changes_nothing(path: Path) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_versions_journal_is_brought_up_to_date(path: Path, version: int) -> None:
     """With what it holds: here a job that waits and one that failed."""
     path.parent.mkdir()
@@ -140,7 +140,7 @@ def test_an_older_versions_journal_is_brought_up_to_date(path: Path, version: in
     assert claim(journal).shadow is False
     journal.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
     connection.close()
 
 
@@ -151,7 +151,7 @@ def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
     connection.close()
     with pytest.raises(JournalError) as caught:
         Journal(path)
-    assert "newer version: found schema 99, expected 3 or older. Install the appliance version" in str(caught.value)
+    assert "newer version: found schema 99, expected 4 or older. Install the appliance version" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,11 @@ def test_one_that_fails_its_golden_cases_does_not_serve(site: Site) -> None:
         with pytest.raises(VerificationFailed, match=r"bright/1\.2\.0 does not pass its golden cases"):
             change("bright", None)
     assert site.activation() == Activation("bright", active=V1)
+    (refused,) = site.journal.activations.refused(None)
+    assert (refused.model, refused.version) == ("bright", ModelVersion("1.2.0", "float32"))
+    assert "area_pixels" in refused.reason
+    site.changes().activate("bright/1.0.0", None)  # it serves already: the decision is what counts
+    assert site.journal.activations.refused(None) == []
 
 
 def test_one_whose_weights_are_damaged_does_not_serve(site: Site) -> None:
