@@ -6,7 +6,7 @@ its own grid returns to the grid of the source image. All steps see slices at eq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from appliance.manifest.steps import (
     Affine,
     CropToBox,
     CropToForeground,
+    Interpolation,
     Orient,
     PiecewiseLinear,
     Resample,
@@ -39,6 +40,12 @@ from appliance.manifest.steps import (
 _Array = NDArray[Any]
 _Undo = Callable[[_Array, bool], _Array]
 """Takes an array on the grid after a step, and whether to interpolate; returns it on the grid before the step."""
+
+_RESIZE: Mapping[Interpolation, Callable[[_Array, tuple[int, ...]], _Array]] = {
+    "nearest": resize_nearest,
+    "linear": resize_linear,
+    "area": resize_area,
+}
 
 
 class Preparation:
@@ -203,8 +210,7 @@ class Preparation:
             return resize_linear(result, before) if interpolate else resize_nearest(result, before)
 
         self._undo.append(undo)
-        shape = tuple(step.shape)
-        return resize_nearest(array, shape) if step.interpolation == "nearest" else resize_area(array, shape)
+        return _RESIZE[step.interpolation](array, tuple(step.shape))
 
     def _scale(self, array: _Array, step: ScaleQuantiles, stage: str) -> _Array:
         if step.of_stage is not None:

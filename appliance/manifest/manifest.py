@@ -224,5 +224,7 @@ def _check_step(step: Step, where: str, axes: int, earlier: list[StageSpec]) -> 
         raise ValueError(f"{where}: orient is for volumes")
     if isinstance(step, Resize) and len(step.shape) != axes:
         raise ValueError(f"{where}: resize to {step.shape} does not have {axes} axes")
+    if isinstance(step, Resize) and step.interpolation == "area" and axes == 3:
+        raise ValueError(f"{where}: resize with interpolation area is for radiographs, use linear or nearest")
     if isinstance(step, ScaleQuantiles) and step.of_stage not in (None, *(stage.name for stage in earlier)):
         raise ValueError(f"{where}: scale_quantiles uses {step.of_stage!r}, which is no earlier stage")

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from appliance.manifest.base import ManifestModel
 
-Interpolation = Literal["nearest", "area"]
+Interpolation = Literal["nearest", "linear", "area"]
 Samples = Annotated[int, Field(ge=1)]
 
 
@@ -84,7 +84,10 @@ class Resize(ManifestModel):
     shape: Annotated[list[Samples], Field(min_length=2, max_length=3, description="Samples per axis")]
     interpolation: Annotated[
         Interpolation,
-        Field(description="nearest (the sample nearest to the centre), or area (2D: linear, with anti-aliasing)"),
+        Field(
+            description="nearest (the sample nearest to the centre), linear (between sample centres), or area "
+            "(2D only: linear, with anti-aliasing)"
+        ),
     ]
 
 

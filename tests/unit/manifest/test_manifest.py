@@ -170,6 +170,11 @@ BROKEN = {
     "projection with volume axes": ("input.kind", "projection", "stage locate: input_shape must have 4 entries"),
     "unknown step": ("stages.0.steps.0.step", "blur", "stages.0.steps.0: Input tag 'blur'"),
     "resize to other axes": ("stages.0.steps.0.shape", [8, 8], "resize to [8, 8] does not have 3 axes"),
+    "area of a volume's samples": (
+        "stages.0.steps.0.interpolation",
+        "area",
+        "stage locate: resize with interpolation area is for radiographs",
+    ),
     "resize to nothing": (
         "stages.0.steps.0.shape",
         [8, 0, 8],
