@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from appliance.backends import table
 from appliance.backends.base import Backend, NetworkSpec, Session
 from appliance.backends.table import BACKENDS, backend_class, choose
 from appliance.errors import BackendUnavailable, InferenceFailed, InferenceTimeout, ModelPackageError
+from appliance.graphs.precision import reduce_precision
 from appliance.manifest.manifest import BackendName, Precision
 from tests.support.networks import (
     network_spec,
@@ -336,6 +338,9 @@ def test_bfloat16_is_used_where_it_was_asked_for_or_refused_with_the_reason(name
     outputs = {}
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     for precision in precisions:
+        if precision in found.rewritten:
+            # Rounded where it would be, and kept in float32: so a runtime without bfloat16 computes the same.
+            onnx.save(reduce_precision(onnx.load(path), "bfloat16", emulate=True), path)
         with found(threads=1, cache=tmp_path / "cache").open(path, network_spec(shape, precision=precision)) as session:
             outputs[precision] = run(session, image(shape=shape))
     scale = np.abs(outputs["float32"]).max()

@@ -18,14 +18,16 @@ def run_tests(*arguments: str, **settings: str) -> None:
 
 
 def test_on_the_emulated_driver() -> None:
-    run_tests("tests/emulated")
+    run_tests("tests/emulated", "--ignore", "tests/emulated/test_pipeline.py")
+
+
+@pytest.mark.slow
+def test_a_thousand_studies() -> None:
+    run_tests("tests/emulated/test_pipeline.py")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["EmulatedTensorRt", "EmulatedTensorRtProper"])
 def test_the_contract_of_the_backends(backend: str) -> None:
     """As TensorRT-RTX and as TensorRT, with a double for the runtime and the real builder for what is no network."""
-    contract = "tests/contract/test_backends.py"
-    # In a lower precision the double would need a network that is rewritten in it, as the command makes it.
-    chosen = ("-p", "tests.support.cuda.plugin", contract, "-k", "tensorrt and not bfloat16")
-    run_tests(*chosen, backend=backend)
+    run_tests("tests/contract/test_backends.py", "-k", "tensorrt", backend=backend)

@@ -34,6 +34,8 @@ class Daemon:
         Further settings, section by section.
     weights
         A weights folder to use, so that models are not fetched for each test.
+    environment
+        Of its processes; that of the tests when it is left out.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Daemon:
         destinations: Sequence[Mapping[str, Any]] = (),
         settings: Mapping[str, Any] | None = None,
         weights: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.layout = StateLayout(root / "state")
         self.dicom_port, self.console_port = free_port(), free_port()
@@ -70,12 +73,14 @@ class Daemon:
             verified.mkdir(parents=True, exist_ok=True)
             self.layout.verified.parent.mkdir()
             self.layout.verified.symlink_to(verified)
+        self._environment = environment
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, *, ready: bool = True) -> None:
         """Start it; wait until it receives and its models are warm unless ``ready`` is false."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "appliance", "run", "-c", str(self.config), "--state-dir", str(self.layout.root)],
+            env=None if self._environment is None else dict(self._environment),
             stderr=subprocess.PIPE,
             text=True,
         )

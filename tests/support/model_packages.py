@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def write_bright_package(
     activation: str = "automatic",
     expected: float | None = None,
     golden: bool = True,
+    backends: Sequence[str] = ("onnxruntime",),
 ) -> Path:
     """Write a package that outlines what is brighter than ``level``; return its folder.
 
@@ -70,6 +72,7 @@ def write_bright_package(
     (image,) = cone_study(folder / "golden", "golden")
     image = image.rename(folder / "golden" / "cone.dcm")
     content = _manifest(name, version, scope, activation)
+    content["runtime"]["backends"] = list(backends)
     content["weights"] = [{"file": "model.onnx", "sha256": _sha256(network), "source": {"kind": "package"}}]
     if golden:
         content["golden"] = [

@@ -1,4 +1,4 @@
-"""The TensorRT backend on the double, with ``appliance models convert`` before each ``open``."""
+"""The TensorRT backend on the double; engines come from ``convert``, as from ``appliance models convert``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from tests.support.cuda.runtime import MAGIC, TensorRtDouble
 
 
 def double_api(distribution: Distribution = "tensorrt-rtx") -> TensorRtApi:
-    """The double as either distribution."""
+    """The double as either distribution; as ``tensorrt`` it needs the emulated device."""
+    if distribution == "tensorrt-rtx":
+        return TensorRtApi(TensorRtDouble, distribution)
     device = find_device()
     assert device is not None
-    return TensorRtApi(TensorRtDouble, distribution, None if distribution == "tensorrt-rtx" else device.kind)
+    return TensorRtApi(TensorRtDouble, distribution, device.kind)
 
 
 def convert(model: Path, spec: NetworkSpec, cache: Path, api: TensorRtApi) -> Path:
@@ -44,13 +46,17 @@ def convert(model: Path, spec: NetworkSpec, cache: Path, api: TensorRtApi) -> Pa
     return EngineCache(cache / "engines").get(hashlib.sha256(content).hexdigest(), spec, api, build).path
 
 
-class EmulatedTensorRt(TensorRtBackend):
-    """See ``TensorRtBackend``."""
+class DoubledTensorRt(TensorRtBackend):
+    """See ``TensorRtBackend``; engines have to be there."""
 
     distribution: Distribution = "tensorrt-rtx"
 
     def __init__(self, *, threads: int, cache: Path) -> None:
         super().__init__(threads=threads, cache=cache, api=double_api(self.distribution))
+
+
+class EmulatedTensorRt(DoubledTensorRt):
+    """Converts before it opens."""
 
     def _open(self, model: Path, spec: NetworkSpec) -> Session:
         if model.exists():

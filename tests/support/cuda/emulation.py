@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 _SOURCE = Path(__file__).with_name("driver.c")
 _FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread")
 _SONAME = "libcuda.so.1"
+_SITE = Path(__file__).with_name("site")
 
 INSIDE = "EMULATED_CUDA"
 """In the environment of every process that runs on the emulated driver."""
@@ -94,7 +95,7 @@ def emulation(
     report
         Gets a line of JSON from each process when it ends by itself: see ``read_report``.
     backend
-        Which class of ``support/cuda/backend.py`` is ``tensorrt`` where ``support/cuda/plugin.py`` is loaded.
+        Which class of ``support/cuda/backend.py`` is the backend ``tensorrt``; the appliance's own without it.
     """
     given = {
         "EMULATED_CUDA_MEMORY": memory,
@@ -107,7 +108,7 @@ def emulation(
         **os.environ,
         INSIDE: "1",
         "LD_LIBRARY_PATH": f"{emulated_driver()}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":"),
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": f"{REPOSITORY}:{_SITE}" if backend else str(REPOSITORY),
         **{name: str(value) for name, value in given.items() if value is not None},
     }
 
