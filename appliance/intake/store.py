@@ -7,6 +7,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,8 +19,9 @@ from appliance.intake.file_meta import encode_head
 from appliance.intake.part10 import ScannedInstance, scan_file
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
-from appliance.journal.records import KnownInstance, ReceivedInstance
+from appliance.journal.records import Assessment, KnownInstance, ReceivedInstance, Registration
 from appliance.observability.metrics import Metrics
+from appliance.spool.arrivals import Arrival
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -140,6 +142,45 @@ class InstanceStore:
         self._metrics.instances.labels(source, refusal.reason).inc()
         _log.warning("refused an instance from %s: %s", source, refusal)
 
+    def confirm(self) -> None:
+        """Bring the journal to the disk, and remove the marks of what it holds; raises ``OSError`` as the disk does."""
+        marks = self.spool.arrivals.take()
+        if marks:
+            self._journal.flush()
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+    def recover(self) -> int:
+        """Register again what a power failure took from the journal; return how many instances. Only at start."""
+        recovered = 0
+        for arrival in list(self.spool.arrivals.left()):
+            try:
+                recovered += self._recover(arrival)
+            except RejectedInput as refusal:
+                # Promised files are whole: this one was not on the disk yet, and its sender got no answer.
+                _log.warning("an instance whose arrival was cut short is removed: %s", refusal)
+            self.spool.arrivals.follow(arrival.mark)
+        self.confirm()
+        return recovered
+
+    def _recover(self, arrival: Arrival) -> bool:
+        scanned = scan_file(arrival.mark, max_bytes=self.max_instance_bytes)
+        if self._journal.instances.find(scanned.sop_instance_uid) is not None:
+            return False
+        target = self.spool.instance_path(
+            scanned.study_instance_uid, scanned.series_instance_uid, scanned.sop_instance_uid
+        )
+        self.spool.arrivals.restore(arrival.mark, target)
+        assessments = self._assess(scanned)
+        sha256, size = _sha256(arrival.mark, scanned.data_set_offset), arrival.mark.stat().st_size
+        self._register(scanned, target, size, sha256, arrival.source, arrival.received_at, assessments)
+        return True
+
+    def _assess(self, scanned: ScannedInstance) -> list[Assessment]:
+        return self._assessor.assess(
+            Scope.INSTANCE, frozenset({scanned.sop_class_uid}), scanned.frames, scanned.attributes
+        )
+
     def _accept(
         self, incoming: Path, source: str, received_at: float, claim: Claim | None, data_set_sha256: str | None
     ) -> tuple[Acceptance, int]:
@@ -155,7 +196,6 @@ class InstanceStore:
                 series_id = self._store(incoming, scanned, size, sha256, source, received_at)
                 acceptance = Acceptance(Outcome.STORED, scanned.series_instance_uid, series_id, scanned.frames)
             elif known.sha256 == sha256:
-                self._journal.flush()
                 incoming.unlink()
                 acceptance = Acceptance(Outcome.DUPLICATE, scanned.series_instance_uid, None, scanned.frames)
             else:
@@ -169,17 +209,34 @@ class InstanceStore:
         if not scanned.has_head:
             self._add_head(incoming, scanned)
             size = incoming.stat().st_size
-        assessments = self._assessor.assess(
-            Scope.INSTANCE, frozenset({scanned.sop_class_uid}), scanned.frames, scanned.attributes
-        )
+        assessments = self._assess(scanned)
         target = self.spool.instance_path(
             scanned.study_instance_uid, scanned.series_instance_uid, scanned.sop_instance_uid
         )
-        # The order is the promise: bytes and name on the disk, then the journal's commit. A crash before the commit
-        # leaves a file that the journal does not know; the sender, who got no answer, sends it again and it is
-        # replaced. A row without its file cannot come about.
-        path = self.spool.adopt(incoming, target)
-        registration = self._journal.instances.register(
+        # The order is the promise: bytes, name and mark on the disk, then the journal's commit, then the answer. The
+        # commit reaches the disk a little later (``confirm``); what a power failure takes of it, ``recover`` puts back
+        # from the mark. A row without its file cannot come about.
+        mark = self.spool.arrivals.move(incoming, target, source, received_at)
+        registration = self._register(scanned, target, size, sha256, source, received_at, assessments)
+        self.spool.arrivals.follow(mark)
+        self._assessor.count(assessments)
+        if registration.jobs:
+            send_hint(self._run_folder, "worker")
+        if registration.reopened:
+            _log.info("a late image opened revision %d of series %d", registration.revision, registration.series_id)
+        return registration.series_id
+
+    def _register(
+        self,
+        scanned: ScannedInstance,
+        target: Path,
+        size: int,
+        sha256: str,
+        source: str,
+        received_at: float,
+        assessments: Sequence[Assessment],
+    ) -> Registration:
+        return self._journal.instances.register(
             ReceivedInstance(
                 study_instance_uid=scanned.study_instance_uid,
                 series_instance_uid=scanned.series_instance_uid,
@@ -188,7 +245,7 @@ class InstanceStore:
                 transfer_syntax_uid=scanned.transfer_syntax_uid,
                 frames=scanned.frames,
                 attributes=scanned.attributes,
-                path=path,
+                path=self.spool.relative(target),
                 bytes=size,
                 sha256=sha256,
                 source=source,
@@ -197,12 +254,6 @@ class InstanceStore:
             assessments,
             stable_age_s=self._stable_age_s,
         )
-        self._assessor.count(assessments)
-        if registration.jobs:
-            send_hint(self._run_folder, "worker")
-        if registration.reopened:
-            _log.info("a late image opened revision %d of series %d", registration.revision, registration.series_id)
-        return registration.series_id
 
     def _keep_apart(
         self,

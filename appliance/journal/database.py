@@ -19,8 +19,8 @@ from importlib import resources
 from pathlib import Path
 
 from appliance.errors import IllegalTransition, JournalError
-from appliance.journal.group_sync import GroupSync
 from appliance.spool.durable import ensure_folder
+from appliance.spool.group_sync import GroupSync
 
 _BUSY_TIMEOUT_S = 30.0
 
@@ -68,8 +68,11 @@ class Database:
         return connection
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Run a block in one write transaction: committed and durable when the block ends, undone when it raises.
+
+        Without ``durable`` it is committed, and on the disk with the next one that is, or after ``flush``; the order of
+        commits survives a power failure either way.
 
         ``BEGIN IMMEDIATE`` takes the write lock at once: a transaction that started as a reader could otherwise
         fail with ``SQLITE_BUSY`` in its middle, whatever the timeout.
@@ -95,7 +98,7 @@ class Database:
             if isinstance(error, sqlite3.Error):
                 raise _in_our_words(error) from error
             raise
-        if connection.total_changes != before:
+        if durable and connection.total_changes != before:
             self._log.wait()
 
     def flush(self) -> None:

@@ -31,7 +31,7 @@ class Instances:
     def register(
         self, instance: ReceivedInstance, assessments: Sequence[Assessment], *, stable_age_s: float
     ) -> Registration:
-        """Register an instance whose file is durable; when this returns, the promise may be given.
+        """Register an instance whose file and mark are durable; the mark stays until ``Journal.flush`` has returned.
 
         ``assessments`` are those of the one-instance models: each *yes* queues its job in the same transaction. A late
         image reopens its series as the next revision and supersedes jobs of the earlier one that have not started.
@@ -41,7 +41,7 @@ class Instances:
         sqlite3.IntegrityError
             The UID is already registered; ask ``find`` first, under a lock on the UID.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(durable=False) as connection:
             series_id, revision, reopened = _open_series(connection, instance, stable_age_s)
             instance_id = connection.execute(
                 "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, frames,"

@@ -10,6 +10,7 @@ from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
+from appliance.intake.confirmer import Confirmer
 from appliance.intake.dropfolder import DropFolder
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
@@ -48,6 +49,9 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             max_instance_bytes=settings.dicom.max_instance_bytes,
             run_folder=layout.run,
         )
+        recovered = store.recover()
+        if recovered:
+            _log.warning("registered %d instance(s) again that a power failure had taken from the journal", recovered)
         assembler = Assembler(journal, assessor, metrics, run_folder=layout.run, on_fatal=lifecycle.fail)
         node = StorageScp(
             settings.dicom,
@@ -71,7 +75,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             HintSocket(layout.run, "receiver"),
             on_fatal=lifecycle.fail,
         )
-        parts: list[Part] = [watch, assembler, node]
+        parts: list[Part] = [Confirmer(store, on_fatal=lifecycle.fail), watch, assembler, node]
         if settings.dropfolder.enabled:
             parts.append(
                 DropFolder(

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from appliance.errors import SpoolFull
+from appliance.spool.arrivals import Arrivals
 from appliance.spool.durable import ensure_folder, fsync_file, fsync_folder
 
 
@@ -24,6 +25,8 @@ class Spool:
         Files that are being received. What lies here at start was never acknowledged and is swept away.
     instances
         Acknowledged instances: ``<study>/<series>/<sop>.dcm``.
+    arrivals
+        The marks of those that the journal may not have on the disk yet.
     conflicts
         Instances whose UID was already here with other bytes.
     rejected
@@ -40,6 +43,7 @@ class Spool:
         self.conflicts = root / "conflicts"
         self.rejected = root / "rejected"
         self.results = root / "results"
+        self.arrivals = Arrivals(root / "arrivals")
         for folder in (self.incoming, self.instances, self.conflicts, self.rejected, self.results):
             ensure_folder(folder)
 

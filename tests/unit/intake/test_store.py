@@ -15,7 +15,7 @@ from appliance.errors import RejectedInput, SpoolFull
 from appliance.intake.part10 import scan_file
 from appliance.intake.store import Claim, Outcome
 from appliance.journal.hints import HintSocket
-from appliance.spool import spool as spool_module
+from appliance.spool import arrivals as arrivals_module
 from tests.support.received_files import CT, IMPLICIT, INSTANCE, MR, SERIES, STUDY, data_set, part10
 from tests.support.reception import Reception, model
 
@@ -136,7 +136,7 @@ def test_no_promise_when_the_disk_fails(reception: Reception, monkeypatch: pytes
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(spool_module, "fsync_file", failing)
+        patch.setattr(arrivals_module, "fsync_file", failing)
         with pytest.raises(OSError, match="Input/output"):
             accept(reception, part10(data_set()))
     assert reception.rows("SELECT * FROM instance") == []
@@ -167,3 +167,69 @@ def test_the_same_uid_from_many_senders_at_once(reception: Reception) -> None:
     assert outcomes.count(Outcome.DUPLICATE) == 3
     assert outcomes.count(Outcome.CONFLICT) == 4
     assert reception.rows("SELECT (SELECT count(*) FROM instance), (SELECT count(*) FROM conflict)") == [(1, 1)]
+
+
+def marks(reception: Reception) -> list[Path]:
+    return sorted((reception.spool.root / "arrivals").iterdir())
+
+
+def lose_the_journal(reception: Reception) -> None:
+    """What a power failure may do to commits that are not on the disk yet."""
+    connection = reception.journal.instances._database.connection()
+    connection.execute("PRAGMA foreign_keys = OFF")
+    for table in ("job", "assessment", "instance", "series", "study"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def test_a_mark_stays_until_the_journal_is_on_the_disk(reception: Reception) -> None:
+    accept(reception, part10(data_set()))
+    (mark,) = marks(reception)
+    assert mark.samefile(reception.spool.instance_path(STUDY, SERIES, INSTANCE))
+    reception.store.confirm()
+    assert marks(reception) == []
+    assert reception.spool.instance_path(STUDY, SERIES, INSTANCE).exists()
+
+
+def test_what_a_power_failure_takes_from_the_journal_is_put_back(reception: Reception) -> None:
+    """With its jobs, its source and its time; once, however often the role starts."""
+    content = [data_set(instance=f"{INSTANCE}.{number}") for number in range(3)]
+    for one in content:
+        accept(reception, part10(one))
+    wanted = "SELECT sop_instance_uid, path, bytes, sha256, source, received_at FROM instance ORDER BY sop_instance_uid"
+    before, jobs = reception.rows(wanted), reception.rows("SELECT count(*) FROM job")
+    lose_the_journal(reception)
+    kept = marks(reception)
+    assert reception.store.recover() == 3
+    assert reception.rows(wanted) == before
+    assert reception.rows("SELECT count(*) FROM job") == jobs
+    assert len(kept) == 3 and marks(reception) == []
+    assert reception.store.recover() == 0
+
+
+def test_what_the_journal_kept_is_not_registered_twice(reception: Reception) -> None:
+    accept(reception, part10(data_set()))
+    assert reception.store.recover() == 0
+    assert marks(reception) == []
+    assert len(reception.rows("SELECT * FROM instance")) == 1
+
+
+def test_a_name_that_a_power_failure_took_is_given_again(reception: Reception) -> None:
+    accept(reception, part10(data_set()))
+    lose_the_journal(reception)
+    path = reception.spool.instance_path(STUDY, SERIES, INSTANCE)
+    path.unlink()
+    assert reception.store.recover() == 1
+    assert path.read_bytes() == part10(data_set())
+
+
+def test_an_arrival_that_was_cut_short_was_never_answered(reception: Reception) -> None:
+    """Its mark has a name and not all of its bytes: it goes, and hinders nothing."""
+    accept(reception, part10(data_set()))
+    (mark,) = marks(reception)
+    lose_the_journal(reception)
+    cut = mark.with_name(f"999.5-dicom-1-1{mark.suffix}")
+    cut.write_bytes(part10(data_set(instance=f"{INSTANCE}.9"))[:-20])
+    (mark.parent / "somebody's file").touch()
+    assert reception.store.recover() == 1
+    assert [path.name for path in marks(reception)] == ["somebody's file"]

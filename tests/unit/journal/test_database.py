@@ -43,22 +43,28 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def write(database: Database, number: int, *, durable: bool = True) -> None:
+    with database.transaction(durable=durable) as connection:
+        connection.execute("INSERT INTO study (study_instance_uid, created_at) VALUES (?, 0)", (str(number),))
+
+
 def test_a_commit_is_on_the_disk_before_it_counts(path: Path, synced: list[int]) -> None:
-    journal = Journal(path)
+    database = Database(path)
     synced.clear()
-    register(journal, received("1"))
-    log = path.with_name(f"{path.name}-wal")
-    assert synced == [log.stat().st_size]
-    journal.jobs.claim("worker-0", 200, 60)  # finds nothing, writes nothing
+    write(database, 1)
+    assert synced == [path.with_name(f"{path.name}-wal").stat().st_size]
+    with database.transaction():
+        pass  # nothing is written, so nothing has to be on the disk
+    write(database, 2, durable=False)
     assert len(synced) == 1
-    journal.flush()
+    database.flush()
     assert len(synced) == 2
-    journal.close()
+    database.close()
 
 
 def test_many_threads_share_a_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the disk is busy with the first, the others commit; one more sync is enough for all of them."""
-    journal = Journal(path)
+    database = Database(path)
     busy, go_on, calls = threading.Event(), threading.Event(), []
     fsync = os.fsync
 
@@ -69,25 +75,25 @@ def test_many_threads_share_a_sync(path: Path, monkeypatch: pytest.MonkeyPatch) 
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    threads = [threading.Thread(target=register, args=(journal, received(str(number)))) for number in range(8)]
+    threads = [threading.Thread(target=write, args=(database, number)) for number in range(8)]
     threads[0].start()
     assert busy.wait(30)
     for thread in threads[1:]:
         thread.start()
     other = sqlite3.connect(path)
-    wait_for(lambda: other.execute("SELECT count(*) FROM instance").fetchone()[0] == 8, what="all commits")
+    wait_for(lambda: other.execute("SELECT count(*) FROM study").fetchone()[0] == 8, what="all commits")
     assert all(thread.is_alive() for thread in threads)  # none has been promised anything
     go_on.set()
     for thread in threads:
         thread.join(30)
     assert len(calls) in (2, 3)  # the last to commit may have come just after the second sync had begun
     other.close()
-    journal.close()
+    database.close()
 
 
 def test_after_a_failed_sync_nothing_is_promised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even when the disk says yes again, and not for what is known already."""
-    journal = Journal(path)
+    """Not even when the disk says yes again, and not for what is committed already."""
+    database = Database(path)
 
     def failing(descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -95,12 +101,12 @@ def test_after_a_failed_sync_nothing_is_promised(path: Path, monkeypatch: pytest
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", failing)
         with pytest.raises(OSError, match="Input/output error"):
-            register(journal, received("1"))
+            write(database, 1)
     with pytest.raises(OSError, match="Input/output error"):
-        register(journal, received("2"))
+        write(database, 2)
     with pytest.raises(OSError, match="Input/output error"):
-        journal.flush()
-    journal.close()
+        database.flush()
+    database.close()
 
 
 def test_opening_again_changes_nothing(path: Path) -> None:

@@ -22,6 +22,7 @@ def test_its_folders_are_made(spool: Spool) -> None:
         "instances",
         "conflicts",
         "rejected",
+        "arrivals",
         "results",
     }
     Spool(spool.root)  # a second role on the same folder

@@ -1,4 +1,4 @@
-"""One fsync for many: what several threads have written to a file is brought to the disk together."""
+"""One fsync for many: what several threads have written to a file, or named in a folder, reaches the disk together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class GroupSync:
-    """Syncs one file.
+    """Syncs one file or folder.
 
     While one thread waits for the disk, others write; when it is done, the next of them syncs for all. After a failure
     nothing is promised any more: the kernel may have dropped what it could not write, and a second fsync that succeeds
@@ -64,7 +64,7 @@ class GroupSync:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return  # nothing has been written since SQLite has put all of it into the database
+            return  # a write-ahead log of which SQLite has put all into the database
         try:
             os.fsync(descriptor)
         finally:
