@@ -127,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--json", action="store_true", help="for programs")
     bench.set_defaults(command=_models_bench)
+    importing = models.add_parser("import", parents=[common], help="make a package of a bare ONNX file")
+    importing.add_argument("file", type=Path, metavar="FILE.onnx", help="the network")
+    importing.add_argument("--name", metavar="NAME", help="of the package (default: the file's)")
+    importing.add_argument("--version", default="1.0.0", metavar="VERSION", help="of the package (default 1.0.0)")
+    importing.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="of packages (default: the settings')")
+    importing.set_defaults(command=_models_import)
     fetch = models.add_parser("fetch", parents=[common], help="get the weights and golden images of packages")
     fetch.add_argument("names", nargs="*", metavar="NAME", help="name, or name/version")
     fetch.add_argument("--all", action="store_true", help="every package that lacks them")
@@ -270,6 +276,19 @@ def _models_convert(parsed: argparse.Namespace) -> int:
         calibrate=parsed.calibrate,
         time_limit_s=parsed.time_limit,
         memory_limit_bytes=parsed.memory_limit << 20,
+    )
+
+
+def _models_import(parsed: argparse.Namespace) -> int:
+    from appliance.cli.importing import import_model
+
+    return import_model(
+        parsed.config,
+        parsed.state_dir,
+        parsed.file,
+        name=parsed.name,
+        version=parsed.version,
+        output=parsed.output,
     )
 
 

@@ -174,6 +174,8 @@ def verify_models(
 
 def _state(package: ModelPackage, models: ActiveModels) -> tuple[str, str | None]:
     """Whether a package is used, or could be, and why not."""
+    if points := package.manifest.open_points:
+        return "not ready", f"{len(points)} open point(s): {'; '.join(points)}"
     try:
         package.require_weights()
         package.require_golden()

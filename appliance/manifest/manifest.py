@@ -115,6 +115,10 @@ class Manifest(ManifestModel):
     schema_version: Annotated[Literal[1], Field(description="Version of this format")]
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,62}$", description="Name of the package")]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$", description="Version of the package; immutable")]
+    open_points: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(description="What has to be settled before the model may serve; models import writes them"),
+    ] = []
     title: Annotated[str, Field(min_length=1, max_length=60, description="Series Description of the results")]
     algorithm: Annotated[AlgorithmSpec, Field(description="Algorithm identification")]
     intended_use: Annotated[str, Field(min_length=1, description="Intended use, repeated in every result")]

@@ -46,7 +46,8 @@ class ModelPackage:
         WeightsUnavailable
             One has not been fetched yet; the message names the command that mends it.
         ModelPackageError
-            One is not the file that the manifest names, cannot be read, or is missing from the package itself.
+            The manifest has open points, or one is not the file that it names, cannot be read, or is missing from the
+            package itself.
         """
         self._require_weights_presence()
         return {weights.file: self.require_right(weights) for weights in self.manifest.weights}
@@ -115,7 +116,23 @@ class ModelPackage:
             if not self.golden_path(case.image).is_file():
                 self.require_golden()
 
+    def require_settled(self) -> None:
+        """Check that the manifest has no open points, which would make every result a guess.
+
+        Raises
+        ------
+        ModelPackageError
+            It has some; the message names them.
+        """
+        if points := self.manifest.open_points:
+            raise ModelPackageError(
+                f"{self.manifest.key} is not ready",
+                found=f"{len(points)} open point(s): {'; '.join(points)}",
+                mend=f"Settle them in {self.folder / 'manifest.yaml'}, deleting each from open_points",
+            )
+
     def _require_weights_presence(self) -> None:
+        self.require_settled()
         missing = [weights for weights in self.manifest.weights if not self.path_of(weights).is_file()]
         # What a fetch cannot bring comes first: it would only be met again after the fetch.
         for weights in missing:

@@ -82,9 +82,14 @@ class ActiveModels:
             yield f"model package {broken.name}/{broken.version} is left out: {broken.error}"
 
 
+def engines_folder(settings: Settings) -> Path:
+    """The folder of packages."""
+    return settings.models.folder or _PACKAGED
+
+
 def repository(settings: Settings, layout: StateLayout) -> ModelRepository:
     """Read the folder of packages."""
-    return ModelRepository(settings.models.folder or _PACKAGED, layout.weights)
+    return ModelRepository(engines_folder(settings), layout.weights)
 
 
 def default_version(package: ModelPackage) -> ModelVersion:
@@ -151,10 +156,11 @@ def models_at_rest(settings: Settings, layout: StateLayout) -> ActiveModels:
 
 def _candidates(settings: Settings, found: ModelRepository) -> list[ModelPackage]:
     """What serves where the journal does not say otherwise: what is named, else all that need no activation."""
-    packages = found.active(settings.models.active)
-    if settings.models.active is None:
-        return [package for package in packages if package.manifest.activation == "automatic"]
-    return packages
+    if settings.models.active is not None:
+        return found.active(settings.models.active)
+    # A newer version that must be activated, or is not ready, does not hide the one before it.
+    serving = [package for package in found.packages if package.manifest.activation == "automatic"]
+    return list({package.manifest.name: package for package in serving if not package.manifest.open_points}.values())
 
 
 def _resolved(

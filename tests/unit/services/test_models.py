@@ -75,6 +75,18 @@ def test_all_three_kinds(site: Site) -> None:
     ]  # fmt: skip
 
 
+def test_a_newer_version_that_may_not_serve_yet_does_not_hide_the_one_before(site: Site) -> None:
+    write_package(site.engines, version="1.0.0")
+    for version, line in (("1.1.0", "activation: manual"), ("1.2.0", "open_points: [steps]")):
+        manifest = write_package(site.engines, version=version) / "manifest.yaml"
+        manifest.write_text(f"{manifest.read_text()}{line}\n")
+    assert site.keys() == ["brain/1.0.0"]
+    assert site.models().unusable == {}
+    assert (
+        "brain/1.2.0 is not ready: found 1 open point(s): steps" in site.models("brain/1.2.0").unusable["brain/1.2.0"]
+    )
+
+
 def test_the_newest_version_is_adopted_and_a_newer_one_waits_to_be_activated(site: Site) -> None:
     write_package(site.engines, version="1.0.0")
     write_package(site.engines, version="1.1.0")
