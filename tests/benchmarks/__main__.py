@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from tests.benchmarks.engines import measure_engines
 from tests.benchmarks.ingest import measure_ingest
 from tests.benchmarks.latency import measure_latency
 
@@ -25,11 +26,20 @@ def main() -> int:
     ingest = benchmarks.add_parser("ingest", help="reception, beside dcmtk, Orthanc and the raw limit of this machine")
     ingest.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
     ingest.add_argument("--count", type=int, default=300, metavar="N", help="CT slices in each (default 300)")
+    engines = benchmarks.add_parser(
+        "engines", help="each model on each backend and in each precision, next to the bare runtime; and its engines"
+    )
+    engines.add_argument("names", nargs="*", metavar="NAME", help="only these models")
+    engines.add_argument("--seconds", type=float, default=20.0, metavar="S", help="for each line (default 20)")
     parsed = parser.parse_args()
-    if parsed.benchmark == "ingest":
-        measured = measure_ingest(parsed.rounds, parsed.count)
-    else:
-        measured = measure_latency(parsed.repeat)
+    measured: dict[str, object]
+    match parsed.benchmark:
+        case "ingest":
+            measured = measure_ingest(parsed.rounds, parsed.count)
+        case "engines":
+            measured = measure_engines(parsed.seconds, parsed.names)
+        case _:
+            measured = measure_latency(parsed.repeat)
     figures = {"machine": machine(), "figures": measured}
     if parsed.save:
         path = Path(__file__).parent / f"{parsed.benchmark}.json"
