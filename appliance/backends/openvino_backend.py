@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,13 @@ class _OpenVinoSession(Session):
         self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._bare: Any = None
+        self._memory: _FixedOutput | None = None
         self._output = compiled.output(spec.output_tensor)
 
     def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[Any]:
-        output = self._memory()
+        output = self._free_output()
         try:
-            self._request.set_tensor(self._output, output)
+            self._request.set_tensor(self._output, output.tensor)
             self._request.start_async({self.spec.input_tensor: tensor}, share_inputs=True)
             if not self._request.wait_for(int(time_limit_s * 1000)):
                 self._request.cancel()
@@ -101,20 +103,20 @@ class _OpenVinoSession(Session):
                 except RuntimeError:
                     pass  # it says that it was cancelled
                 raise self.timed_out(time_limit_s)
-            return np.asarray(output.data)
+            return output.array()
         except RuntimeError as error:
             raise InferenceFailed(
                 f"OpenVINO could not run {self.spec.name}", found=" ".join(str(error).split())[:300]
             ) from error
 
-    def _memory(self) -> openvino.Tensor:
-        """Memory for one output, the caller's own: nothing is copied, and the next run writes elsewhere."""
+    def _free_output(self) -> _FixedOutput | _FreeOutput:
+        """Memory for an output that no caller uses: nothing is copied, and nothing that was returned is written to."""
         shape = self._output.get_partial_shape()
-        element_type = self._output.get_element_type()
-        if shape.is_static:
-            # NumPy asks for huge pages, OpenVINO does not: touching 64 MB for the first time takes it 30 ms longer.
-            return openvino.Tensor(np.empty(list(shape.to_shape()), dtype=element_type.to_dtype()), shared_memory=True)
-        return openvino.Tensor(element_type, [0] * shape.rank.get_length())  # gets its size in the run
+        if shape.is_dynamic:
+            return _FreeOutput(self._output.get_element_type(), shape.rank.get_length())
+        if self._memory is None or self._memory.in_use:
+            self._memory = _FixedOutput(tuple(shape.to_shape()), self._output.get_element_type().to_dtype())
+        return self._memory
 
     def run_bare(self, tensor: NDArray[np.float32]) -> NDArray[Any]:
         if self._bare is None:
@@ -123,4 +125,39 @@ class _OpenVinoSession(Session):
         return np.asarray(results[self._output])
 
     def close(self) -> None:
-        self._request = self._bare = self._compiled = self._output = None
+        self._request = self._bare = self._compiled = self._output = self._memory = None
+
+
+class _FixedOutput:
+    """Memory for outputs of one shape, to be used again once the last caller has let go of it.
+
+    Memory that is new has to be touched page by page, which takes as long as a twentieth of a run.
+    """
+
+    def __init__(self, shape: tuple[int, ...], element_type: np.dtype[Any]) -> None:
+        self._array = np.empty(shape, element_type)
+        self.tensor = openvino.Tensor(self._array, shared_memory=True)
+        self._idle = self._references()
+
+    def array(self) -> NDArray[Any]:
+        """The output, for a caller to keep. Every view of it, however it is made, refers to the array behind it."""
+        return self._array.view()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a caller still has the output, or a view of it."""
+        return self._references() > self._idle
+
+    def _references(self) -> int:
+        return sys.getrefcount(self._array)
+
+
+class _FreeOutput:
+    """Memory for one output whose shape depends on the input's: it gets its size in the run."""
+
+    def __init__(self, element_type: Any, axes: int) -> None:
+        self.tensor = openvino.Tensor(element_type, [0] * axes)
+
+    def array(self) -> NDArray[Any]:
+        """The output, the caller's own."""
+        return np.asarray(self.tensor.data)

@@ -133,6 +133,17 @@ def test_the_output_is_the_callers_own(backend: Backend, tmp_path: Path) -> None
     assert second.all()
 
 
+def test_a_part_of_an_output_stays_as_it_was_too(backend: Backend, tmp_path: Path) -> None:
+    """A backend that uses memory again must see that a caller still holds a view of a view of it."""
+    with backend.open(write_two_channels(tmp_path / "model.onnx"), NETWORK) as session:
+        parts = [run(session, image(1))[0][1].T, memoryview(run(session, image(2))[0, 0])]
+        kept = [np.array(part) for part in parts]
+        for seed in range(3, 8):
+            run(session, image(seed))
+    for part, before in zip(parts, kept, strict=True):
+        assert np.array_equal(part, before)
+
+
 def test_the_input_is_only_read(backend: Backend, tmp_path: Path) -> None:
     """An array that cannot be written to, as images are, does as well; the first layer works in place if it can."""
     with backend.open(write_one_step(tmp_path / "model.onnx", "Relu"), NETWORK) as session:
