@@ -63,7 +63,14 @@ class Session(ABC):
     ----------
     seconds
         How long the last run took, in seconds.
+    variant
+        What may change a number beside network, backend and device: which engine, whether in tiles.
+    device_bytes
+        Memory of a GPU that it holds.
     """
+
+    variant: str = ""
+    device_bytes: int = 0
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
@@ -160,10 +167,13 @@ class Backend(ABC):
     ----------
     rewritten
         The precisions for which it must be given a network that is rewritten in them; the others it makes itself.
+    builds_differ
+        Whether two engines of one network may compute differently: each is then verified by itself.
     """
 
     name: ClassVar[str]
     rewritten: ClassVar[frozenset[Precision]] = frozenset({"float16", "bfloat16", "int8"})
+    builds_differ: ClassVar[bool] = False
 
     def __init__(self, *, threads: int, cache: Path) -> None:
         self.threads = threads

@@ -33,6 +33,8 @@ class DeviceNetwork:
     ----------
     largest
         The largest shape that there was memory for: that of the manifest, or a tile of it where its axes are free.
+    sha256
+        Of the engine's file.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class DeviceNetwork:
         self._runs = 0
         try:
             self._engine = LoadedEngine(plan, spec, api)
+            self.sha256 = self._engine.sha256
             self.largest = self._take_memory(self._engine)
         except BaseException:
             self.close()
@@ -77,8 +80,9 @@ class DeviceNetwork:
 
     @property
     def device_bytes(self) -> int:
-        """Memory of the device that it holds, beside the engine's weights."""
-        return self.buffers.bytes
+        """Memory of the device that it holds; the engine's file stands for its weights, which TensorRT hides."""
+        assert self._engine is not None
+        return self.buffers.bytes + self._engine.file_bytes
 
     @property
     def buffers(self) -> DeviceBuffers:

@@ -42,6 +42,7 @@ class TensorRtBackend(Backend):
     """
 
     name = "tensorrt"
+    builds_differ = True
 
     def __init__(self, *, threads: int, cache: Path, api: TensorRtApi | None = None) -> None:
         super().__init__(threads=threads, cache=cache)
@@ -145,6 +146,10 @@ class _TensorRtSession(Session):
         super().__init__(spec)
         self._thread = thread
         self._network = network
+        self.device_bytes = network.device_bytes
+        self.variant = f"engine {network.sha256[:16]}"
+        if network.largest != spec.input_shape:
+            self.variant += f", in tiles of {list(network.largest[2:])}"
         self._late: Future[Any] | None = None  # a run that took too long: nothing on a GPU can be broken off
 
     def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[Any]:

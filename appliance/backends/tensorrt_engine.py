@@ -33,6 +33,13 @@ class LoadedEngine:
     plan
         The serialized engine. What TensorRT-RTX compiles for this GPU is kept beside it.
 
+    Attributes
+    ----------
+    sha256
+        Of the engine's file: two builds of one network may compute differently.
+    file_bytes
+        Its size.
+
     Raises
     ------
     BackendUnavailable
@@ -52,7 +59,10 @@ class LoadedEngine:
         self._context: Any = None
         logger = quiet_logger(api.module, self._messages)
         self._runtime: Any = api.module.Runtime(logger)
-        self._engine: Any = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        content = plan.read_bytes()
+        self.sha256, self.file_bytes = hashlib.sha256(content).hexdigest(), len(content)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(content)
+        del content
         try:
             if self._engine is None:
                 raise self._not_loaded()

@@ -112,6 +112,19 @@ class Metrics:
             ["destination", "outcome"],
             registry=registry,
         )
+        self.device_losses = Counter(
+            "appliance_device_losses",
+            "Times that the GPU was lost at work: the worker ended, and its job went back to the queue, by model",
+            ["model"],
+            registry=registry,
+        )
+        self.model_device_bytes = Gauge(
+            "appliance_model_device_bytes",
+            "Memory of the GPU that a model holds: its engines, tensors and workspace, by model, version and backend",
+            ["model", "version", "backend"],
+            registry=registry,
+            multiprocess_mode="sum",
+        )
         self.model_ready = Gauge(
             "appliance_model_ready",
             "1 when the model is loaded and warm in a worker, 0 when it cannot run or is given up, by model, version "

@@ -96,6 +96,16 @@ class Model:
         """The networks of the open model, by the name of their stage."""
         return self._sessions
 
+    @property
+    def device_bytes(self) -> int:
+        """Memory of a GPU that its networks hold; 0 on the CPU."""
+        return sum(session.device_bytes for session in self._sessions.values())
+
+    @property
+    def variant(self) -> str:
+        """What may change a number beside the backend and the precision that the model is open in; mostly nothing."""
+        return "; ".join(f"{name}: {session.variant}" for name, session in self._sessions.items() if session.variant)
+
     def load(self, paths: Sequence[Path]) -> LoadedImage:
         """Load the files of an instance or a series; raises ``UnsuitableImage``."""
         return load_image(paths, self.manifest.input)
@@ -214,6 +224,7 @@ class Model:
                 ("model package", self.manifest.key),
                 *((f"SHA-256 of {weights.file}", weights.sha256) for weights in self.manifest.weights),
                 ("backend", f"{self.backend.name} {self.backend.version()}"),
+                *((("engines", self.variant),) if self.variant else ()),
                 ("precision", self.precision),
                 ("verification", "not done" if self.verification is None else self.verification.summary()),
             ),

@@ -57,7 +57,10 @@ class Outcomes:
         try:
             step(work)
             return True
-        except (LeaseLost, DeviceLost):
+        except LeaseLost:
+            raise
+        except DeviceLost:
+            self._metrics.device_losses.labels(job.model).inc()
             raise
         except UnsuitableImage as error:
             _log.info("job %d: not suitable for %s (%s)", job.job_id, job.model, error.reason)

@@ -163,4 +163,6 @@ class Roster:
     def _show(self, seat: _Seat) -> None:
         manifest = seat.thread.model.manifest
         labels = (manifest.name, manifest.version, seat.backend or "none")
-        self._metrics.model_ready.labels(*labels).set(seat.backend is not None and not seat.over)
+        serves = seat.backend is not None and not seat.over
+        self._metrics.model_ready.labels(*labels).set(serves)
+        self._metrics.model_device_bytes.labels(*labels).set(seat.thread.model.device_bytes if serves else 0)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from appliance.backends.base import Backend
 from appliance.backends.table import choose
 from appliance.domain.image import Image
-from appliance.errors import InferenceFailed, UnsuitableImage, VerificationFailed
+from appliance.errors import DeviceLost, DeviceOutOfMemory, InferenceFailed, UnsuitableImage, VerificationFailed
 from appliance.imaging.loading import load_golden
 from appliance.manifest.golden import GoldenCase
 from appliance.manifest.manifest import BackendName, Precision
@@ -62,9 +62,14 @@ class Verifier:
         self._cache = cache
         self._progress = progress
 
-    def find(self, package: ModelPackage, backend: Backend, precision: Precision) -> Verification | None:
-        """Return what is known of a package on a backend of this machine, ``None`` when it was never verified here."""
-        path = self._path(package, backend, precision)
+    def find(
+        self, package: ModelPackage, backend: Backend, precision: Precision, variant: str = ""
+    ) -> Verification | None:
+        """Return what is known of a package on a backend of this machine, ``None`` when it was never verified here.
+
+        ``variant`` is that of the open model, where the backend's builds differ.
+        """
+        path = self._path(package, backend, precision, variant)
         try:
             return Verification.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -85,10 +90,11 @@ class Verifier:
                 found.append(verification)
         return sorted(found, key=lambda verification: -verification.verified_at)
 
-    def require(self, package: ModelPackage, backend: Backend, precision: Precision) -> Confirm:
+    def require(self, package: ModelPackage, backend: Backend, precision: Precision, *, anew: bool = False) -> Confirm:
         """A gate for ``Model.open``: the model opens only if it has passed, which it has to show now if it never did.
 
-        The reference runs before the model is opened, so that the memory of both is never needed at once.
+        The reference runs before the model is opened, so that the memory of both is never needed at once; but where
+        builds differ the model is on a device with memory of its own.
 
         Raises
         ------
@@ -97,13 +103,18 @@ class Verifier:
         VerificationFailed
             By what is returned: the model is further from the reference than its package allows.
         """
-        known = self.find(package, backend, precision)
+        # Which engine it is, and so whether it is known, is seen when the model is open.
+        known = None if backend.builds_differ else self.find(package, backend, precision)
         reference = None
-        if known is None and (backend.name, precision) != REFERENCE:
+        if known is None and not backend.builds_differ and (backend.name, precision) != REFERENCE:
             reference = self._reference(package)
 
         def confirm(model: Model) -> Verification:
-            verification = known or self._verify(model, reference)
+            verification = known
+            if backend.builds_differ and not anew:
+                verification = self.find(package, backend, precision, model.variant)
+            if verification is None:
+                verification = self._verify(model, self._reference(package) if backend.builds_differ else reference)
             self._observe(verification)
             if not verification.passed:
                 raise VerificationFailed(
@@ -119,12 +130,11 @@ class Verifier:
     def require_anew(self, package: ModelPackage, backend: Backend, precision: Precision) -> Confirm:
         """As ``require``, but what is known does not count."""
         self._path(package, backend, precision).unlink(missing_ok=True)
-        return self.require(package, backend, precision)
+        return self.require(package, backend, precision, anew=True)
 
     def recall(self, package: ModelPackage, backend: Backend, precision: Precision) -> Confirm:
         """A gate that lets every model open, with what is known of it."""
-        known = self.find(package, backend, precision)
-        return lambda model: known
+        return lambda model: self.find(package, backend, precision, model.variant)
 
     def _reference(self, package: ModelPackage) -> dict[str, Judged]:
         name, precision = REFERENCE
@@ -148,7 +158,10 @@ class Verifier:
             cases=tuple(compare(package.manifest, candidate, candidate if reference is None else reference)),
         )
         ensure_folder(self._folder)
-        write_durably(self._path(package, backend, model.precision), verification.model_dump_json(indent=2).encode())
+        write_durably(
+            self._path(package, backend, model.precision, model.variant),
+            verification.model_dump_json(indent=2).encode(),
+        )
         return verification
 
     def _judge(self, model: Model) -> dict[str, Judged]:
@@ -162,13 +175,14 @@ class Verifier:
         """SHA-256 of the int8 networks: calibrated anew, the model is another."""
         return [require_calibrated(self._cache, package, stage).info["sha256"] for stage in package.manifest.stages]
 
-    def _path(self, package: ModelPackage, backend: Backend, precision: Precision) -> Path:
+    def _path(self, package: ModelPackage, backend: Backend, precision: Precision, variant: str = "") -> Path:
         parts = {
             "manifest": file_sha256(package.folder / "manifest.yaml"),
             "weights": [weights.sha256 for weights in package.manifest.weights],
             "backend": [backend.name, backend.version()],
             "reference": choose([REFERENCE[0]], REFERENCE[1], threads=1, cache=self._cache).version(),
             "precision": precision,
+            **({"variant": variant} if variant else {}),
             "calibrated": self._calibrated(package) if precision == "int8" else None,
             "device": backend.device(),
             "appliance": __version__,
@@ -185,8 +199,13 @@ def golden_images(package: ModelPackage) -> Iterator[tuple[GoldenCase, Image]]:
 
 
 def judged(model: Model, image: Image) -> Judged:
-    """What a model makes of an image; that it refuses it is an outcome too."""
+    """What a model makes of an image; that it refuses it is an outcome too.
+
+    A device that is lost or full is none: it says nothing of the model, and must not be remembered.
+    """
     try:
         return Judged(*model.judge_with_output(image, {}))
+    except (DeviceLost, DeviceOutOfMemory):
+        raise
     except (UnsuitableImage, InferenceFailed) as error:
         return Judged(None, None, str(error))

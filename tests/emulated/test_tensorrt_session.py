@@ -162,6 +162,7 @@ def test_with_little_memory_free_axes_run_in_tiles(
 ) -> None:
     """What looks at single voxels comes out the same; the reason and the size are in the log."""
     with caplog.at_level(logging.WARNING), backend.open(pointwise(tmp_path / "model.onnx"), TILED) as session:
+        assert session.variant.endswith(", in tiles of [32, 32]")
         for shape in ((1, 1, 64, 64), (1, 1, 50, 33), (1, 1, 16, 20)):
             tensor = image(shape=shape)
             assert np.allclose(run(session, tensor), np.maximum(tensor, 0), atol=1e-6)

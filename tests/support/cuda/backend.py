@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import onnxruntime
@@ -41,7 +42,13 @@ def convert(model: Path, spec: NetworkSpec, cache: Path, api: TensorRtApi) -> Pa
             return build_engine(
                 model, spec, find_tensorrt(), time_limit_s=120, memory_limit_bytes=1 << 30, progress=lambda _: None
             )
-        return BuiltEngine(MAGIC + content, 0.1, 1, CAPABILITIES if api.ahead_of_time else ())
+        # No two builds are alike: each has a doc_string (field 6 of ONNX's ModelProto) of its own.
+        return BuiltEngine(
+            MAGIC + content + b"\x32\x08" + os.urandom(4).hex().encode(),
+            0.1,
+            1,
+            CAPABILITIES if api.ahead_of_time else (),
+        )
 
     return EngineCache(cache / "engines").get(hashlib.sha256(content).hexdigest(), spec, api, build).path
 

@@ -145,7 +145,8 @@ def test_each_test_may_have_its_own() -> None:
     assert second.instances.labels("dicom", "stored")._value.get() == 0
 
 
-LABELS = {"source", "outcome", "sign", "model", "answer", "stage", "destination", "kind", "version", "backend"}
+LABELS = {"source", "outcome", "sign", "model", "answer", "stage", "destination", "kind", "version", "backend",
+          "precision"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", vars(Metrics()))

@@ -31,6 +31,8 @@ V1, V2 = ModelVersion("1.0.0", "float32"), ModelVersion("2.0.0", "float32")
 class FakeModel:
     """Stands where ``Model`` does; ``judge`` is what the test wants to happen."""
 
+    device_bytes = 0
+
     def __init__(
         self,
         judge: Callable[[], Any],
@@ -193,6 +195,7 @@ def test_a_lost_device_ends_the_role_and_keeps_the_job(bench: Bench) -> None:
     assert bench.job().state == JobState.RUNNING  # until the next life takes it back
     assert bench.journal.jobs.recover("worker-0", time.time(), 2) == 1
     assert bench.job().state == JobState.QUEUED
+    assert bench.metrics.device_losses.labels("model")._value.get() == 1
 
 
 def test_a_model_that_cannot_be_opened_fails_its_jobs_with_the_reason(bench: Bench) -> None:
