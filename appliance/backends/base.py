@@ -89,7 +89,8 @@ class Session(ABC):
 
         Returns
         -------
-        ``[batch, channel, axes…]``, the caller's own: float32, finite; or whole numbers where the network gives labels.
+        ``[batch, channel, axes…]``, the caller's own: float32, finite; or whole numbers or truth values
+        where the network gives labels or masks.
 
         Raises
         ------
@@ -108,7 +109,7 @@ class Session(ABC):
         started = time.monotonic()
         output = self._run(tensor, time_limit_s)
         self.seconds = time.monotonic() - started
-        if output.dtype.kind in "ui":
+        if output.dtype.kind in "uib":
             return output
         output = np.asarray(output, dtype=np.float32)
         if not np.isfinite(output).all():

@@ -11,12 +11,13 @@ from appliance.backends.base import NetworkSpec
 from appliance.backends.engine_builder import build_engine
 from appliance.backends.engine_cache import EngineCache
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
-from appliance.cli.reduction import Network, own_networks, reduced_networks
+from appliance.cli.reduction import package_networks, reduced_networks
 from appliance.config.layout import StateLayout
 from appliance.config.reader import read_settings
 from appliance.errors import ApplianceError, BackendUnavailable, ConfigurationError
 from appliance.manifest.manifest import Precision
 from appliance.pipeline.model import network_of
+from appliance.pipeline.networks import Network
 from appliance.services.inference import thread_count
 from appliance.services.models import repository
 from appliance.services.role import prepare_state
@@ -56,7 +57,7 @@ def convert_models(
         wanted = precision or package.manifest.runtime.precision
         try:
             networks = (
-                own_networks(package)
+                package_networks(package, layout.cache)
                 if wanted == "float32"
                 else reduced_networks(
                     package,

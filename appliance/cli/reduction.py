@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.cli.models import print_verification
@@ -14,26 +13,19 @@ from appliance.manifest.manifest import Precision
 from appliance.modelrepo.package import ModelPackage, weights_sha256
 from appliance.pipeline.calibration import SiteImages, choose_images
 from appliance.pipeline.model import Model
-from appliance.pipeline.networks import graph_cache, place_of
+from appliance.pipeline.networks import Network, folded, graph_cache, network_in, place_of
 from appliance.pipeline.rehearsal import reference_of, rehearse, require_passed
 from appliance.spool.derived import Derived
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A network on disk, and the SHA-256 of its file."""
-
-    path: Path
-    sha256: str
-
-
-def own_networks(package: ModelPackage) -> dict[str, Network]:
+def package_networks(package: ModelPackage, cache: Path) -> dict[str, Network]:
     """The network of each stage as the package has it, by the stage's name; raises as ``require_weights`` does."""
     files = package.require_weights()
-    return {
+    own = {
         stage.name: Network(files[stage.weights], weights_sha256(package.manifest, stage))
         for stage in package.manifest.stages
     }
+    return _folded(package, own, cache)
 
 
 def reduced_networks(
@@ -64,20 +56,20 @@ def reduced_networks(
     ModelPackageError, BackendUnavailable, InferenceFailed
         It cannot be made, or the model cannot run here in float32.
     """
-    networks = own_networks(package)
+    files = package.require_weights()
     graphs = graph_cache(cache)
     made: dict[str, Derived] = {}
     with reference_of(package, threads=threads, cache=cache) as reference:
         site = None if calibrate is None else _site_images(reference, calibrate, max_bytes, say)
         for stage in package.manifest.stages:
-            own = networks[stage.name]
+            own, sha256 = files[stage.weights], weights_sha256(package.manifest, stage)
             if precision in ("float16", "bfloat16"):
-                made[stage.name] = graphs.reduced(own.path, own.sha256, precision)
+                made[stage.name] = graphs.reduced(own, sha256, precision)
             elif site is not None:
                 say(f"{package.manifest.key}: {stage.name} is calibrated on {len(site.images)} image(s)")
                 made[stage.name] = graphs.quantized(
-                    own.path,
-                    own.sha256,
+                    own,
+                    sha256,
                     place=place_of(package, stage),
                     calibration=site.sha256,
                     images=len(site.images),
@@ -93,7 +85,13 @@ def reduced_networks(
             for network in made.values():
                 graphs.remove(network)  # else it would be the one that serves
         raise
-    return {name: Network(network.path, str(network.info["sha256"])) for name, network in made.items()}
+    return _folded(package, {name: network_in(network) for name, network in made.items()}, cache)
+
+
+def _folded(package: ModelPackage, networks: dict[str, Network], cache: Path) -> dict[str, Network]:
+    return {
+        stage.name: folded(cache, package.manifest, stage, networks[stage.name]) for stage in package.manifest.stages
+    }
 
 
 def _site_images(reference: Model, folder: Path, max_bytes: int, say: Callable[[str], None]) -> SiteImages:

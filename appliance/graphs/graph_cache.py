@@ -7,6 +7,7 @@ the versions of the libraries that did it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from appliance.graphs.folding import Folding, fold
 from appliance.graphs.precision import Narrow, reduce_precision
 from appliance.graphs.quantization import quantize
 from appliance.graphs.tensors import read_network
@@ -73,9 +75,19 @@ class GraphCache:
         done = {"precision": "int8", "place": place, "calibration": calibration, "images": images}
         return self._get(network, sha256, done, lambda model: quantize(model, tensors))
 
+    def folded(self, network: Path, sha256: str, input_tensor: str, output_tensor: str, folding: Folding) -> Derived:
+        """The network with what is pointwise around it in it; see ``fold``."""
+        done = {"folding": asdict(folding), "tensors": [input_tensor, output_tensor]}
+        return self._get(network, sha256, done, lambda model: fold(model, input_tensor, output_tensor, folding))
+
     def made_of(self, sha256: str) -> set[str]:
-        """SHA-256 of every network that was made of the network with this SHA-256; no file is checked."""
-        return {info["sha256"] for info in self._files.infos() if info.get("made_of") == sha256}
+        """SHA-256 of every network that was made of the network with this SHA-256, or of one of these; for display."""
+        infos = self._files.infos()
+        found, before = {sha256}, 0
+        while len(found) > before:
+            before = len(found)
+            found |= {info["sha256"] for info in infos if info.get("made_of") in found}
+        return found - {sha256}
 
     def remove(self, network: Derived) -> None:
         """Forget a network that turned out to be of no use."""

@@ -106,6 +106,13 @@ class RuntimeSpec(ManifestModel):
         Field(min_length=1, description="In order of preference; the first that can run all networks is used"),
     ]
     precision: Annotated[Precision, Field(description="Set explicitly on every backend")] = "float32"
+    fold: Annotated[
+        bool,
+        Field(
+            description="Move into the networks what is pointwise around them: affine steps at the end, the threshold "
+            "of a box, and of the readout the winner (kind labels) or the threshold (kind threshold, restore nearest)"
+        ),
+    ] = False
     time_limit_s: Annotated[float, Field(gt=0, description="Longest time that one image or series may take")]
 
 

@@ -21,7 +21,7 @@ from appliance.imaging.loading import LoadedImage, load_image
 from appliance.imaging.preparation import Preparation
 from appliance.manifest.manifest import BackendName, Manifest, Precision, StageSpec
 from appliance.modelrepo.package import ModelPackage
-from appliance.pipeline.networks import Networks, served_networks
+from appliance.pipeline.networks import Networks, served_networks, unfolded
 from appliance.pipeline.verification import Verification
 from appliance.readout.readout import read_out
 
@@ -145,7 +145,7 @@ class Model:
         try:
             for stage in self.manifest.stages:
                 spec = network_of(self.manifest, stage, self.precision)
-                network = self._networks(self.package, stage, files[stage.weights], backend, self.precision)
+                network = self._networks.files(self.package, stage, files[stage.weights], backend, self.precision)
                 self._sessions[stage.name] = backend.open(network, spec)
         except BaseException:
             self.close()
@@ -184,7 +184,8 @@ class Model:
         infer_s = 0.0
         for stage in self.manifest.stages:
             session = self._sessions[stage.name]
-            output = session.run(preparation.tensor(stage), time_limit_s=self.manifest.runtime.time_limit_s - infer_s)
+            tensor = preparation.tensor(self._prepared(stage))
+            output = session.run(tensor, time_limit_s=self.manifest.runtime.time_limit_s - infer_s)
             infer_s += session.seconds
             if stage.box is not None:
                 preparation.locate(output, stage.box)
@@ -206,11 +207,15 @@ class Model:
         preparation = Preparation(image)
         for earlier in self.manifest.stages[: self.manifest.stages.index(stage)]:
             output = self._sessions[earlier.name].run(
-                preparation.tensor(earlier), time_limit_s=self.manifest.runtime.time_limit_s
+                preparation.tensor(self._prepared(earlier)), time_limit_s=self.manifest.runtime.time_limit_s
             )
             if earlier.box is not None:
                 preparation.locate(output, earlier.box)
-        return preparation.tensor(stage)
+        return preparation.tensor(self._prepared(stage))
+
+    def _prepared(self, stage: StageSpec) -> StageSpec:
+        """The stage with the steps that are done here, not in its network."""
+        return unfolded(stage) if self._networks.folded and self.manifest.runtime.fold else stage
 
     def _algorithm(self) -> Algorithm:
         """Who made the result, down to what could change a number (PS3.16 TID 4019)."""

@@ -17,7 +17,7 @@ from appliance.manifest.manifest import Precision
 from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.calibration import SiteImages
 from appliance.pipeline.model import Model
-from appliance.pipeline.networks import emulated_networks
+from appliance.pipeline.networks import emulated_networks, own_networks, served_networks
 from appliance.pipeline.verification import Verification, compare_case
 from appliance.pipeline.verifier import REFERENCE, golden_images, judged
 
@@ -26,7 +26,9 @@ from appliance.pipeline.verifier import REFERENCE, golden_images, judged
 def reference_of(package: ModelPackage, *, threads: int, cache: Path) -> Iterator[Model]:
     """The model in float32, open on ONNX Runtime."""
     backend, precision = REFERENCE
-    model = Model(package, threads=threads, cache=cache, backends=[backend], precision=precision)
+    model = Model(
+        package, threads=threads, cache=cache, backends=[backend], precision=precision, networks=own_networks()
+    )
     try:
         model.open()
         yield model
@@ -61,14 +63,14 @@ def rehearse(
     """
     package = reference.package
     if precision in ("float16", "bfloat16"):
-        networks, own = emulated_networks(cache, precision), REFERENCE[1]
+        networks, own, how = emulated_networks(cache, precision), REFERENCE[1], ", rounding"
     else:
-        networks, own = None, precision
+        networks, own, how = served_networks(cache, fold=False), precision, ""
     candidate = Model(package, threads=threads, cache=cache, backends=[REFERENCE[0]], precision=own, networks=networks)
     candidate.open()
     try:
         backend = candidate.backend
-        name = f"{backend.name} {backend.version()}{'' if networks is None else ', rounding'}"
+        name = f"{backend.name} {backend.version()}{how}"
         cases = []
         # One image at a time: the outputs of large networks take a gigabyte each.
         for case, image in golden_images(package):

@@ -20,7 +20,7 @@ from appliance.manifest.golden import GoldenCase
 from appliance.manifest.manifest import BackendName, Precision
 from appliance.modelrepo.package import ModelPackage, file_sha256
 from appliance.pipeline.model import Confirm, Model
-from appliance.pipeline.networks import require_calibrated
+from appliance.pipeline.networks import own_networks, require_calibrated
 from appliance.pipeline.verification import Judged, Verification, compare
 from appliance.spool.durable import ensure_folder, write_durably
 from appliance.version import __version__
@@ -106,7 +106,8 @@ class Verifier:
         # Which engine it is, and so whether it is known, is seen when the model is open.
         known = None if backend.builds_differ else self.find(package, backend, precision)
         reference = None
-        if known is None and not backend.builds_differ and (backend.name, precision) != REFERENCE:
+        is_reference = (backend.name, precision) == REFERENCE and not package.manifest.runtime.fold
+        if known is None and not backend.builds_differ and not is_reference:
             reference = self._reference(package)
 
         def confirm(model: Model) -> Verification:
@@ -138,7 +139,14 @@ class Verifier:
 
     def _reference(self, package: ModelPackage) -> dict[str, Judged]:
         name, precision = REFERENCE
-        model = Model(package, threads=self._threads, cache=self._cache, backends=[name], precision=precision)
+        model = Model(
+            package,
+            threads=self._threads,
+            cache=self._cache,
+            backends=[name],
+            precision=precision,
+            networks=own_networks(),
+        )
         model.open()
         try:
             return self._judge(model)
