@@ -64,11 +64,12 @@ def test_status_without_a_journal(tmp_path: Path) -> None:
     assert "there is no journal" in done.stderr
 
 
-def test_models_list_says_what_mends_missing_weights(tmp_path: Path) -> None:
+def test_models_list_says_what_mends_missing_weights_and_images(tmp_path: Path) -> None:
     done = appliance("models", "list", "--json", "--state-dir", tmp_path)
     assert done.returncode == 0
     models = {row["name"]: row for row in json.loads(done.stdout)}
-    assert models["cxr-lung"]["state"] == "active"
+    assert models["cxr-lung"]["state"] == "unavailable"
+    assert "is not here, so it cannot be verified. Get it: appliance models fetch" in models["cxr-lung"]["reason"]
     assert models["mr-brain-extract"]["state"] == "unavailable"
     assert "appliance models fetch mr-brain-extract" in models["mr-brain-extract"]["reason"]
 
