@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from appliance.backends.engine_cache import engines_in
 from appliance.config.layout import StateLayout
 from appliance.config.reader import read_settings
 from appliance.errors import ApplianceError, ModelPackageError
+from appliance.journal.journal import Journal
+from appliance.journal.records import ActivationEvent
 from appliance.manifest.manifest import BackendName, Precision
 from appliance.modelrepo.fetch import fetch
 from appliance.modelrepo.golden_images import fetch_golden_images
@@ -23,6 +26,8 @@ from appliance.pipeline.verification import Verification
 from appliance.services.inference import thread_count, verifier
 from appliance.services.models import ActiveModels, models_at_rest, repository
 from appliance.services.role import prepare_state, state_of
+
+_HISTORY = 10
 
 
 def list_models(config: Path | None, state_dir: Path | None, *, as_json: bool) -> int:
@@ -59,8 +64,10 @@ def show_model(config: Path | None, state_dir: Path | None, name: str, *, as_jso
     package = repository(settings, layout).find(name)
     state, reason = _state(package, models_at_rest(settings, layout))
     known = verifier(settings, layout).known(package)
+    history = _history(package.manifest.name, layout)
     if as_json:
-        print(json.dumps(_facts(package, state, reason, known, layout), indent=2))
+        facts = _facts(package, state, reason, known, layout)
+        print(json.dumps(facts | {"history": [asdict(event) for event in history]}, indent=2))
         return 0
     manifest = package.manifest
     print(f"{manifest.key}: {manifest.title}")
@@ -81,6 +88,9 @@ def show_model(config: Path | None, state_dir: Path | None, name: str, *, as_jso
         print(f"    {'verified':12}not yet on this machine: appliance models verify {manifest.key}")
     for verification in known:
         print_verification(verification)
+    for event in history:
+        shadow = "" if event.shadow is None else f"; in the shadow {event.shadow}"
+        print(f"    {'history':12}{_when(event.at)} {event.event}: {event.active or 'none'} serves{shadow}")
     for engine in _engines(package, layout):
         capabilities = ", ".join(engine["capabilities"]) or "this GPU"
         built = f"{engine['precision']}, {engine['distribution']} {engine['version']}, {engine['bytes'] / 1e6:.1f} MB"
@@ -90,7 +100,7 @@ def show_model(config: Path | None, state_dir: Path | None, name: str, *, as_jso
 
 def print_verification(verification: Verification) -> None:
     """Print the figures of a verification, a line for each structure."""
-    when = datetime.fromtimestamp(verification.verified_at).astimezone().strftime("%Y-%m-%d %H:%M")
+    when = _when(verification.verified_at)
     print(f"    {'verified':12}{verification.backend}, {verification.precision}, {when}: {verification.summary()}")
     for case in verification.cases:
         difference = "" if case.output_difference is None else f", output within {case.output_difference:.2g}"
@@ -183,6 +193,21 @@ def _state(package: ModelPackage, models: ActiveModels) -> tuple[str, str | None
         return "unavailable", str(error)
     used = {found.shadow for found in models.models if found.manifest.key == package.manifest.key}
     return "active" if False in used else "shadow" if True in used else "ready", None
+
+
+def _history(name: str, layout: StateLayout) -> list[ActivationEvent]:
+    """The newest changes of what serves, newest first; nothing before the appliance has run."""
+    if not layout.journal.is_file():
+        return []
+    journal = Journal(layout.journal)
+    try:
+        return journal.activations.history(name, _HISTORY)
+    finally:
+        journal.close()
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _facts(

@@ -13,7 +13,7 @@ from typing import cast
 
 from appliance.errors import JournalError
 from appliance.journal.database import Database
-from appliance.journal.records import Activation, ModelVersion, RefusedActivation
+from appliance.journal.records import Activation, ActivationEvent, ModelVersion, RefusedActivation
 from appliance.manifest.manifest import Precision
 
 _EMPTY = "INSERT OR IGNORE INTO activation (model, change, changed_at) VALUES (?, 'seen', ?)"
@@ -41,6 +41,13 @@ class Activations:
     def used(self, names: Collection[str] | None) -> list[Activation]:
         """Those of the models of these names, or of all."""
         return [found for name, found in self.all().items() if names is None or name in names]
+
+    def history(self, model: str, limit: int) -> list[ActivationEvent]:
+        """The newest changes of a model, newest first."""
+        rows = self._database.connection().execute(
+            "SELECT * FROM activation_event WHERE model = ? ORDER BY event_id DESC LIMIT ?", (model, limit)
+        )
+        return [ActivationEvent(row["at"], row["event"], _version(row, ""), _version(row, "shadow_")) for row in rows]
 
     def adopt(self, model: str, version: ModelVersion, now: float) -> bool:
         """Let a version of a model that was never seen before serve; ``False`` when another role was first."""
@@ -154,11 +161,12 @@ def _find(connection: sqlite3.Connection, model: str) -> Activation | None:
 
 
 def _activation(row: sqlite3.Row) -> Activation:
-    def version(prefix: str) -> ModelVersion | None:
-        found = row[f"{prefix}version"]
-        return None if found is None else ModelVersion(found, cast(Precision, row[f"{prefix}precision"]))
+    return Activation(row["model"], _version(row, ""), _version(row, "previous_"), _version(row, "shadow_"))
 
-    return Activation(row["model"], version(""), version("previous_"), version("shadow_"))
+
+def _version(row: sqlite3.Row, prefix: str) -> ModelVersion | None:
+    found = row[f"{prefix}version"]
+    return None if found is None else ModelVersion(found, cast(Precision, row[f"{prefix}precision"]))
 
 
 def _write(connection: sqlite3.Connection, after: Activation, event: str, now: float) -> None:

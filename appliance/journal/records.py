@@ -48,6 +48,9 @@ class ModelVersion:
     version: str
     precision: Precision
 
+    def __str__(self) -> str:
+        return f"{self.version} in {self.precision}"
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:
@@ -57,6 +60,16 @@ class Activation:
     active: ModelVersion | None = None
     previous: ModelVersion | None = None
     shadow: ModelVersion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationEvent:
+    """A change of what serves, when it was made (seconds since 1970), and what was so after it."""
+
+    at: float
+    event: str
+    active: ModelVersion | None
+    shadow: ModelVersion | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,14 @@ from typing import Any, TypeVar
 
 from appliance.domain.image import Image
 from appliance.domain.result import InferenceResult
+from appliance.errors import ApplianceError
 from appliance.pipeline.model import Gate, Model
 
 T = TypeVar("T")
+
+
+class ModelClosed(ApplianceError):
+    """The model was closed before: another version took its place."""
 
 
 class ModelThread:
@@ -25,12 +30,14 @@ class ModelThread:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # nothing is asked for after the end has been
+        self._over = False
         # A daemon: a model that is stuck in native code must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, name=f"model {model.manifest.key}", daemon=True)
         self._thread.start()
 
     def open(self, gate: Gate | None) -> str:
-        """See ``Model.open``; waits for it."""
+        """See ``Model.open``; waits for it. Raises ``ModelClosed`` when the model is given up already."""
         return self._call(lambda: self.model.open(gate))
 
     def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
@@ -39,8 +46,10 @@ class ModelThread:
 
     def close(self) -> None:
         """Free the networks once all that was asked for before is done, and end the thread; does not wait."""
-        self._tasks.put((Future(), self.model.close))
-        self._tasks.put(None)
+        with self._lock:
+            self._over = True
+            self._tasks.put((Future(), self.model.close))
+            self._tasks.put(None)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end that ``close`` has asked for."""
@@ -48,7 +57,10 @@ class ModelThread:
 
     def _call(self, function: Callable[[], T]) -> T:
         future: Future[T] = Future()
-        self._tasks.put((future, function))
+        with self._lock:
+            if self._over:
+                raise ModelClosed(f"{self.model.manifest.key} is given up")
+            self._tasks.put((future, function))
         try:
             return future.result()
         finally:

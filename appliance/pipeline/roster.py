@@ -17,7 +17,7 @@ from appliance.errors import ApplianceError
 from appliance.journal.records import ClaimedJob
 from appliance.observability.metrics import Metrics
 from appliance.pipeline.model import Gate, Model
-from appliance.pipeline.model_thread import ModelThread
+from appliance.pipeline.model_thread import ModelClosed, ModelThread
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +151,8 @@ class Roster:
         key, started = seat.thread.model.manifest.key, time.monotonic()
         try:
             seat.backend = seat.thread.open(self._gate)
+        except ModelClosed:
+            return
         except ApplianceError as error:
             _log.error("%s cannot run: %s", key, error)
             seat.unusable = str(error)

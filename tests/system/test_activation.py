@@ -112,9 +112,10 @@ def algorithm(report: Dataset) -> tuple[str, str]:
     return found["111001"], found["111003"]
 
 
-def test_versions_change_under_load(daemons: list[Daemon], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_versions_change_under_load(workers: int, daemons: list[Daemon], tmp_path: Path) -> None:
     with FakePacs(sop_classes=[SR]) as pacs:
-        site = Site(tmp_path, pacs, daemons)
+        site = Site(tmp_path, pacs, daemons, worker={"count": workers, "threads": 1})
         stop, sent = threading.Event(), []
 
         def scanner() -> None:

@@ -11,7 +11,7 @@ from appliance.domain.states import JobState
 from appliance.errors import JournalError
 from appliance.journal.jobs import ActivationsChanged
 from appliance.journal.journal import Journal
-from appliance.journal.records import Activation, Assessment, ModelVersion
+from appliance.journal.records import Activation, ActivationEvent, Assessment, ModelVersion
 from tests.unit.journal.makers import claim, queue_job, received, register, succeed
 
 V1, V2 = ModelVersion("1.0.0", "float32"), ModelVersion("1.1.0", "float32")
@@ -74,6 +74,17 @@ def test_each_change_leaves_an_event_and_a_new_generation(journal: Journal, sql:
         ("deactivated", None, None, None),
         ("pinned", "1.0.0", "float32", None),
     ]
+
+
+def test_the_history_tells_the_newest_first(journal: Journal) -> None:
+    journal.activations.adopt("brain", V1, 100)
+    journal.activations.shadow("brain", V2_HALF, 101)
+    journal.activations.activate("brain", V2, 102)
+    assert journal.activations.history("brain", 2) == [
+        ActivationEvent(102, "activated", V2, V2_HALF),
+        ActivationEvent(101, "shadow began", V1, V2_HALF),
+    ]
+    assert str(V2_HALF) == "1.1.0 in float16"
 
 
 def test_what_is_so_already_is_no_change(journal: Journal) -> None:
