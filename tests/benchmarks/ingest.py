@@ -28,6 +28,8 @@ from tests.support.peers import DcmtkStoreScp, Orthanc
 from tests.support.studies import REPOSITORY
 
 _ASSOCIATIONS = 4
+_NAGLE = "60 CT, sender with Nagle"
+"""As many scanners send: with Nagle's algorithm, which waits for acknowledgements that others put off."""
 
 
 @dataclass
@@ -54,6 +56,7 @@ def measure_ingest(rounds: int, count: int) -> dict[str, object]:
             f"{count} CT, 1 association": (slices, count, 1),
             f"{count} CT, {_ASSOCIATIONS} associations": (slices, count, _ASSOCIATIONS),
             "20 DX, 1 association": (radiographs, 20, 1),
+            _NAGLE: (slices, 60, 1),
         }
         for turn in range(rounds + 1):
             for work, (template, number, associations) in works.items():
@@ -143,9 +146,11 @@ def _copies(template: bytes, count: int, folder: Path) -> list[Path]:
 
 
 def _measure(receiver: Receiver, work: str, paths: Sequence[Path], associations: int, *, keep: bool) -> None:
+    environment = os.environ | {"TCP_NODELAY": "0" if work == _NAGLE else "1"}
     before, started = receiver.process.cpu_times(), time.monotonic()
     running = [
-        subprocess.Popen([*receiver.sender, *map(str, paths[start::associations])]) for start in range(associations)
+        subprocess.Popen([*receiver.sender, *map(str, paths[start::associations])], env=environment)
+        for start in range(associations)
     ]
     if sum(process.wait(300) != 0 for process in running):
         raise AssertionError(f"{receiver.name} did not take every image")
