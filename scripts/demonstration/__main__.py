@@ -27,6 +27,7 @@ from demonstration.pacs import AE_TITLE, Pacs, free_port, send, wait_for_port
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 CALLED = "APPLIANCE"
+MODELS = ("mr-brain-extract", "cxr-lung")
 TIME_LIMIT_S = 600.0
 STAGES = {
     Stage.RECEIVE: "receive: first to last image",
@@ -48,7 +49,7 @@ def main() -> int:
     parsed = parser.parse_args()
 
     say("Model weights (fetched and converted once)")
-    appliance("models", "fetch", "--all", "--state-dir", str(CACHE / "state"))
+    appliance("models", "fetch", *MODELS, "--state-dir", str(CACHE / "state"))
 
     work = Path(tempfile.mkdtemp(prefix="appliance-demo-"))
     state, output = work / "state", work / "results"

@@ -12,6 +12,8 @@ import pytest
 from tests.support.daemon import Daemon
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MODELS = ("mr-brain-extract", "cxr-lung")
+"""Those that serve from the start; others serve once somebody activates them."""
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +21,7 @@ def weights() -> Path:
     """The weights folder that ``scripts/test`` has filled; fetched here when pytest is run by hand."""
     state = REPOSITORY / ".cache" / "state"
     done = subprocess.run(
-        [sys.executable, "-m", "appliance", "models", "fetch", "--all", "--state-dir", str(state)],
+        [sys.executable, "-m", "appliance", "models", "fetch", *MODELS, "--state-dir", str(state)],
         capture_output=True,
         text=True,
         check=False,
