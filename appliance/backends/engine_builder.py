@@ -14,6 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import onnx
+from google.protobuf.message import DecodeError
+
+from appliance.backends.apart import die_with_parent
 from appliance.backends.base import NetworkSpec, check_tensors
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt, quiet_logger
 from appliance.errors import ApplianceError, InferenceTimeout, ModelPackageError
@@ -159,6 +163,7 @@ def _run_apart(attempt: _Attempt, deadline: float, progress: Progress) -> _Outco
 
 
 def _in_child(attempt: _Attempt, connection: Connection) -> None:
+    die_with_parent()
     try:
         connection.send(attempt.run(connection.send))
     except ApplianceError as error:
@@ -237,6 +242,14 @@ class _Attempt:
         return tensors
 
     def _parse_error(self, parser: Any) -> ModelPackageError:
+        missing = _missing_data(self.model)
+        if missing:
+            return ModelPackageError(
+                f"{self.model.name} is not whole",
+                found=f"no {', '.join(missing)}",
+                expected="the files that hold its weights, beside it",
+                mend="Bring them too, or save the network as one file",
+            )
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         found = [
             f"node {error.node_name() or error.node()} ({error.node_operator() or 'no operator'}): {error.desc()}"
@@ -248,6 +261,21 @@ class _Attempt:
             mend="Express the operator by others in the ONNX file, or let the CPU backends run it; if the file is "
             "damaged, fetch it again",
         )
+
+
+def _missing_data(model: Path) -> list[str]:
+    """Names of the files with weights that an ONNX file refers to and that are not beside it.
+
+    TensorRT itself says of them that a node -1 is not supported.
+    """
+    try:
+        network = onnx.load(model, load_external_data=False)
+    except DecodeError:
+        return []
+    places = {
+        entry.value for tensor in network.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    return sorted(place for place in places if not (model.parent / place).is_file())
 
 
 def _entries(count: int, get: Callable[[int], Any]) -> list[Any]:

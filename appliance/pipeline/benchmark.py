@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from appliance.backends.apart import die_with_parent
 from appliance.backends.base import Session
 from appliance.domain.image import Image
 from appliance.errors import InferenceFailed, VerificationFailed
@@ -175,7 +176,7 @@ def compare_apart(subjects: list[Subject], seconds: float) -> list[float]:
 
 def _apart(function: Callable[..., _Result], *arguments: object) -> _Result:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=die_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:

@@ -143,10 +143,15 @@ class DerivedFiles:
         scratch = self.folder / f".{key}.building"
         if scratch.exists():
             shutil.rmtree(scratch)  # of work that was killed
-        write_durably(scratch / self._file, made.content)
-        for name, content in made.beside.items():
-            write_durably(scratch / name, content)
-        write_durably(scratch / self._info_file, (json.dumps(info, indent=2) + "\n").encode())
+        try:
+            write_durably(scratch / self._file, made.content)
+            for name, content in made.beside.items():
+                write_durably(scratch / name, content)
+            write_durably(scratch / self._info_file, (json.dumps(info, indent=2) + "\n").encode())
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            # The name that a writer on a full disk gives is none, or one that is gone: the folder can be looked at.
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
         folder = self.folder / key
         scratch.rename(folder)
         fsync_folder(self.folder)
