@@ -193,6 +193,10 @@ class Backend(ABC):
         """What the networks run on: results may differ by a rounding on another."""
         return _cpu()
 
+    def device_memory_used(self) -> int:
+        """Bytes of a GPU that are in use, by everyone; 0 for a backend that has memory of the host only."""
+        return 0
+
     @final
     def open(self, model: Path, spec: NetworkSpec) -> Session:
         """Load a network and run it once on zeros, so that the first image is as quick as the others.

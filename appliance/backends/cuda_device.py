@@ -50,6 +50,20 @@ def find_device() -> CudaDevice | None:
     return CudaDevice(name.value.decode(errors="replace"), capability, values[_MULTIPROCESSORS], memory.value)
 
 
+def memory_used() -> int:
+    """Bytes of the GPU that are in use, by all processes; 0 where there is none, or where it does not say."""
+    driver = load_driver()
+    context = ctypes.c_void_p()
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) != 0:
+        return 0
+    driver.cuCtxPushCurrent_v2(context)
+    answered = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    driver.cuDevicePrimaryCtxRelease_v2(0)
+    return total.value - free.value if answered else 0
+
+
 def load_driver() -> Any | None:
     """Return the CUDA driver's library, or ``None`` where it is not installed."""
     try:

@@ -211,6 +211,8 @@ class _Attempt:
     def _configure(self, trt: Any, builder: Any) -> Any:
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.memory_limit_bytes)
+        # On by default: convolutions in float32 would keep 10 of its 23 bits.
+        config.clear_flag(trt.BuilderFlag.TF32)
         if self.capabilities:
             config.num_compute_capabilities = len(self.capabilities)
             for index, capability in enumerate(self.capabilities):

@@ -16,7 +16,7 @@ from appliance.backends.engine_builder import CAPABILITIES, BuiltEngine
 from appliance.backends.tensorrt_api import TensorRtApi
 from appliance.spool.derived import Derived, DerivedFiles, Made
 
-_RECIPE = 1
+_RECIPE = 2
 """Raise it when the builder's settings change: engines of the old ones are then not found any more."""
 
 MAX_BYTES = 8 << 30

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, NetworkSpec, Session
-from appliance.backends.cuda_device import CudaDevice, find_device
+from appliance.backends.cuda_device import CudaDevice, find_device, memory_used
 from appliance.backends.engine_cache import EngineCache, engines_in
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
 from appliance.backends.tiles import Blend, windows
@@ -73,6 +73,10 @@ class TensorRtBackend(Backend):
     def device(self) -> str:
         """See ``Backend``."""
         return f"{self._device.name} (compute capability {self._device.kind})"
+
+    def device_memory_used(self) -> int:
+        """See ``Backend``."""
+        return memory_used()
 
     def _open(self, model: Path, spec: NetworkSpec) -> Session:
         plan = self._find_engine(model, spec)

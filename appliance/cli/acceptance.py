@@ -70,7 +70,12 @@ class Acceptance:
             not growth.leaks,
             f"{where}: memory",
             f"{growth.before_mb} MB before, {growth.after_mb} MB after {growth.images} images, "
-            f"at most {growth.allowed_mb} MB more",
+            f"at most {growth.allowed_mb} MB more"
+            + (
+                f"; on the GPU {growth.device_before_mb} and {growth.device_after_mb} MB"
+                if growth.device_before_mb
+                else ""
+            ),
         )
 
     def facts(self) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +115,22 @@ def test_without_an_engine_the_next_backend_serves_and_says_why(site: Site) -> N
     site.drop("study")
     assert site.daemon.wait_until_idle(jobs=1, timeout_s=60)["job"]["succeeded"] == 1
     assert not site.daemon.layout.engines.exists() or not any(site.daemon.layout.engines.glob("*/engine.plan"))
+
+
+def test_the_acceptance_runs_and_passes(tmp_path: Path) -> None:
+    """The command that a customer runs on the box, with the double in the place of TensorRT's runtime."""
+    site = Site(tmp_path)  # its daemon does not run
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "models", "bench", "bright", "--acceptance", "--seconds", "1", "--json",
+         "-c", str(site.daemon.config), "--state-dir", str(site.daemon.layout.root)],
+        env=emulation(report=site.report, backend="EmulatedTensorRt"),
+        capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    details = {check["what"]: check["detail"] for check in json.loads(done.stdout)["checks"]}
+    on_tensorrt = "bright/1.0.0 on tensorrt in float32"
+    assert {f"{on_tensorrt}: parity", f"{on_tensorrt}: time", f"{on_tensorrt}: memory"} <= set(details)
+    assert "on the GPU 1 and 1 MB" in details[f"{on_tensorrt}: memory"]
+    for balance in site.balances():
+        assert balance["allocations"] == balance["frees"]
+        assert balance["bytes"] == balance["violations"] == 0

@@ -102,15 +102,18 @@ def emulation(
         "EMULATED_CUDA_CAPABILITY": None if capability is None else capability.replace(".", ""),
         "EMULATED_CUDA_LOST": lost,
         "EMULATED_CUDA_REPORT": report,
-        "EMULATED_BACKEND": backend,
     }
     return {
-        **os.environ,
+        **(os.environ | {"PYTHONPATH": str(REPOSITORY)} if backend is None else with_backend(backend)),
         INSIDE: "1",
         "LD_LIBRARY_PATH": f"{emulated_driver()}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":"),
-        "PYTHONPATH": f"{REPOSITORY}:{_SITE}" if backend else str(REPOSITORY),
         **{name: str(value) for name, value in given.items() if value is not None},
     }
+
+
+def with_backend(backend: str) -> dict[str, str]:
+    """The environment of a process in which ``tensorrt`` is a class of ``support/cuda/backend.py``, on any driver."""
+    return {**os.environ, "TEST_TENSORRT_BACKEND": backend, "PYTHONPATH": f"{REPOSITORY}:{_SITE}"}
 
 
 def run_emulated(arguments: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -79,6 +79,9 @@ def test_memory_that_grows_fails() -> None:
     report.check_growth("model", Growth(images=100, before_mb=500, after_mb=600, allowed_mb=57))
     assert not report.passed
     assert "FAIL  model: memory: 500 MB before, 600 MB after 100 images" in str(report)
+    report = Acceptance()
+    report.check_growth("model", Growth(100, 500, 500, 57, device_before_mb=900, device_after_mb=1000))
+    assert "FAIL" in str(report) and "on the GPU 900 and 1000 MB" in str(report)
 
 
 def test_nothing_checked_is_nothing_passed() -> None:

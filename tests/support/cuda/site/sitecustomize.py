@@ -1,4 +1,4 @@
-"""Run by every Python that starts with this folder on its path: the backend ``tensorrt`` is one on the double.
+"""Run by every Python that starts with this folder on its path: the backend ``tensorrt`` is a class of the tests.
 
 So the roles of a daemon are real processes, each with its own emulated device, and only TensorRT is not.
 """
@@ -9,4 +9,4 @@ import os
 
 from appliance.backends.table import BACKENDS
 
-BACKENDS["tensorrt"] = f"tests.support.cuda.backend:{os.environ['EMULATED_BACKEND']}"
+BACKENDS["tensorrt"] = f"tests.support.cuda.backend:{os.environ['TEST_TENSORRT_BACKEND']}"

@@ -1,0 +1,1 @@
+"""What only a real GPU proves; skipped with the reason where there is none."""
