@@ -274,6 +274,34 @@ def test_model_can_want_a_class_of_its_own(tmp_path: Path) -> None:
     reception.stop()
 
 
+def test_a_class_is_offered_from_the_moment_that_a_model_wants_it(tmp_path: Path) -> None:
+    """When another version is activated; associations that are open keep what they have negotiated."""
+    spectroscopy = "1.2.840.10008.5.1.4.1.1.4.2"
+    reception = Reception(tmp_path)
+    port = reception.start_node()
+    assert reception.node is not None
+
+    def accepted() -> list[str]:
+        association = associate(port, contexts=[build_context(spectroscopy), build_context(Verification)])
+        found = [str(context.abstract_syntax) for context in association.accepted_contexts]
+        association.release()
+        return found
+
+    assert accepted() == [Verification]
+    reception.assessor.replace([model(sop_class=spectroscopy)], {}, [])
+    reception.node.want(reception.assessor.sop_class_uids)
+    assert accepted() == [spectroscopy, Verification]
+    with RawPeer(port) as peer:
+        peer.associate(sop_class=spectroscopy)
+        reception.assessor.replace([], {}, [])
+        reception.node.want(reception.assessor.sop_class_uids)
+        peer.send(p_data(store_command(spectroscopy, INSTANCE), command=True, last=True))
+        peer.send(p_data(data_set(sop_class=spectroscopy), command=False, last=True))
+        assert peer.read_status() == 0
+    assert accepted() == [Verification]
+    reception.stop()
+
+
 # -- Bad instances: each is answered with its status, and the association goes on
 
 

@@ -90,6 +90,14 @@ def test_one_whose_weights_are_damaged_does_not_serve(site: Site) -> None:
     assert site.activation() == Activation("bright", active=V1)
 
 
+def test_one_with_open_points_does_not_serve(site: Site) -> None:
+    manifest = site.newer / "manifest.yaml"
+    manifest.write_text(manifest.read_text() + "open_points: [what the numbers mean]\n")
+    with pytest.raises(ModelPackageError, match="not ready: found 1 open point"):
+        site.changes().activate("bright", None)
+    assert site.activation() == Activation("bright", active=V1)
+
+
 def test_a_version_that_is_not_there(site: Site) -> None:
     with pytest.raises(ConfigurationError, match="there is no model package 'bright/9"):
         site.changes().activate("bright/9.0.0", None)
