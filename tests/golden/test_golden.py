@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from appliance.manifest.manifest import BackendName
 from appliance.modelrepo.package import ModelPackage
 from appliance.modelrepo.repository import ModelRepository
 from appliance.pipeline.model import Model
+from appliance.results.context import ResultContext
+from appliance.results.objects import write_results
+from appliance.results.sources import SourceImages
 from tests.support.studies import REPOSITORY, chest_study, head_study
 
 pytestmark = pytest.mark.slow
@@ -104,6 +108,47 @@ def test_brain_of_thick_slices_is_refused(repository: ModelRepository, tmp_path:
     with pytest.raises(UnsuitableImage, match="too short for this model: found 20 slices") as caught:
         Model(repository.find("mr-brain-extract"), threads=1, cache=tmp_path).load(paths)
     assert caught.value.reason == "too-few-slices"
+
+
+@pytest.mark.shared_data
+def test_head_ct_tilted_and_with_three_spacings(
+    repository: ModelRepository, tmp_path: Path, shared_data_dir: Path
+) -> None:
+    """28 slices, 18.5° of gantry tilt, 1.08 to 7 mm apart: outlined straight, counted on the source slices."""
+    paths = sorted((shared_data_dir / "ct_head_GE_dcm_qa_ct").glob("*.dcm"), reverse=True)
+    with opened(repository.find("ct-head-brain"), tmp_path) as model:
+        loaded = model.load(paths)
+        result = model.judge(loaded.image, {})
+    content, dense, light = result.findings
+    assert content.measurements[0].value == pytest.approx(GOLDEN_GE[0], rel=0.01)
+    assert dense.measurements[0].value == pytest.approx(GOLDEN_GE[1], abs=0.5)
+    assert light.measurements[0].value == pytest.approx(GOLDEN_GE[2], rel=0.05)
+    assert any("18.5 degrees" in note for note in result.notes)
+    assert any("varies from 1.08 to 7.00 mm" in note for note in result.notes)
+    assert any(note.startswith("Hyperdense: the voxels from 50 to 90 HU within Intracranial") for note in result.notes)
+
+    # The outline is that of a head: as long, wide and high as heads are, and left as large as right.
+    assert isinstance(loaded.image, ImageVolume)
+    points = loaded.image.grid.to_patient(np.argwhere(result.segments[0].mask))
+    width, length, height = np.ptp(points, axis=0)
+    assert 120 < width < 160 and 140 < length < 190 and 110 < height < 165
+    middle = (points[:, 0].min() + points[:, 0].max()) / 2
+    assert np.count_nonzero(points[:, 0] > middle) == pytest.approx(len(points) / 2, rel=0.05)
+
+    context = ResultContext("ct-head-brain/1.0.0", 1, datetime(2026, 11, 2, 14, 3, 5), "SN-0001")
+    objects = write_results(result, SourceImages(loaded.datasets), context, tmp_path)
+    assert [item.kind for item in objects] == ["sr", "sc", "seg"]
+    segmentation = dcmread(objects[2].path)
+    assert [item.SegmentLabel for item in segmentation.SegmentSequence] == [s.label for s in result.segments]
+    sources = {
+        float(groups.PlanePositionSequence[0].ImagePositionPatient[2])
+        for groups in segmentation.PerFrameFunctionalGroupsSequence
+    }
+    assert sources <= {float(dataset.ImagePositionPatient[2]) for dataset in loaded.datasets}
+
+
+GOLDEN_GE = (1499.1, 2.8, 72.1)
+"""ml of the intracranial content, of what is denser than brain in it, and of what is less dense."""
 
 
 @pytest.mark.shared_data
