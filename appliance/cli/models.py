@@ -24,7 +24,7 @@ from appliance.pipeline.model import Model
 from appliance.pipeline.networks import networks_of
 from appliance.pipeline.verification import Verification
 from appliance.services.inference import thread_count, verifier
-from appliance.services.models import ActiveModels, models_at_rest, repository
+from appliance.services.models import ActiveModels, models_at_rest, repository, weights_arrived
 from appliance.services.role import prepare_state, state_of
 
 _HISTORY = 10
@@ -127,11 +127,13 @@ def fetch_models(
     Returns 0, or the exit code of the first package that could not be fetched; the others are fetched all the same.
     """
     settings = read_settings(config)
+    layout = state_of(settings, state_dir)
     code = 0
-    for package in repository(settings, state_of(settings, state_dir)).select(names, everything=everything):
+    for package in repository(settings, layout).select(names, everything=everything):
         try:
-            fetch(package, source=source, progress=print)
-            fetch_golden_images(package, source=source, progress=print)
+            fetched = fetch(package, source=source, progress=print)
+            if fetch_golden_images(package, source=source, progress=print) or fetched:
+                weights_arrived(layout, package.manifest.name)
         except ModelPackageError as error:
             print(f"appliance: {error}", file=sys.stderr)
             code = code or error.exit_code

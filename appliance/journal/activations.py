@@ -108,6 +108,16 @@ class Activations:
         event = "shadow ended" if version is None else "shadow began"
         return self._change(model, event, now, lambda before: replace(before, shadow=version))
 
+    def look_again(self, model: str, event: str, now: float) -> bool:
+        """Begin a new generation without a change, so that the roles read anew what lies in the folders; ``event`` says
+        why. ``False`` for a model that was never seen: nobody runs it.
+        """
+        with self._database.transaction() as connection:
+            known = _find(connection, model)
+            if known is not None:
+                _write(connection, known, event, now)
+            return known is not None
+
     def refuse(self, model: str, version: ModelVersion, reason: str, now: float) -> None:
         """Note that a version was to be activated but did not pass; any later decision about the model ends that."""
         with self._database.transaction() as connection:

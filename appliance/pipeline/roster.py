@@ -96,10 +96,14 @@ class Roster:
         for job in sorted(lineup.models, key=lambda job: job[2]):
             package, precision, make = lineup.models[job]
             identity = (package, precision)
-            seat = self._seats.get(identity) or before.pop(identity, None)
+            seat = self._seats.get(identity)
             if seat is None:
-                seat = _Seat(make())
-                self._to_open.put(seat)
+                seat = before.get(identity)
+                if seat is None or seat.unusable is not None:  # then its files may have been mended: it is tried again
+                    seat = _Seat(make())
+                    self._to_open.put(seat)
+                else:
+                    del before[identity]
             self._seats[identity] = by_job[job] = seat
         self._by_job, self.generation = by_job, lineup.generation
         with self._lock:

@@ -11,7 +11,6 @@ import time
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.errors import ConfigurationError, VerificationFailed
-from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Activation, ModelVersion
 from appliance.manifest.manifest import Precision
@@ -20,7 +19,7 @@ from appliance.modelrepo.repository import ModelRepository
 from appliance.pipeline.model import Model
 from appliance.pipeline.verifier import Progress
 from appliance.services.inference import thread_count, verifier
-from appliance.services.models import default_version, pinned, repository
+from appliance.services.models import default_version, pinned, repository, tell_roles
 
 
 class ModelChanges:
@@ -59,8 +58,11 @@ class ModelChanges:
                 package.manifest.name, _version(package, precision), str(error), time.time()
             )
             raise
-        self._journal.activations.activate(package.manifest.name, version, time.time())
-        self._tell()
+        name, now = package.manifest.name, time.time()
+        if not self._journal.activations.activate(name, version, now):
+            # It may be that its files were mended: a role that could not use them has to look again.
+            self._journal.activations.look_again(name, "activated again", now)
+        tell_roles(self._layout)
         return version
 
     def shadow(self, wanted: str, precision: Precision | None) -> ModelVersion:
@@ -78,7 +80,7 @@ class ModelChanges:
             )
         version = self._verified(package, precision)
         self._journal.activations.shadow(name, version, time.time())
-        self._tell()
+        tell_roles(self._layout)
         return version
 
     def roll_back(self, name: str) -> ModelVersion:
@@ -101,7 +103,7 @@ class ModelChanges:
         if previous is not None:
             found.find(f"{name}/{previous.version}").require_weights()
         version = self._journal.activations.roll_back(name, time.time())
-        self._tell()
+        tell_roles(self._layout)
         return version
 
     def deactivate(self, name: str) -> bool:
@@ -109,14 +111,14 @@ class ModelChanges:
         self._require_free(name, repository(self._settings, self._layout))
         self._activation(name)
         changed = self._journal.activations.deactivate(name, time.time())
-        self._tell()
+        tell_roles(self._layout)
         return changed
 
     def end_shadow(self, name: str) -> bool:
         """Let no version run in the shadow of a model; ``False`` when none did."""
         self._activation(name)
         changed = self._journal.activations.shadow(name, None, time.time())
-        self._tell()
+        tell_roles(self._layout)
         return changed
 
     def _verified(self, package: ModelPackage, precision: Precision | None) -> ModelVersion:
@@ -159,10 +161,6 @@ class ModelChanges:
                 f"the settings pin {package.manifest.key}",
                 mend=f"Name {name} without its version in models.active, then restart",
             )
-
-    def _tell(self) -> None:
-        for role in ("receiver", "worker"):
-            send_hint(self._layout.run, role)
 
 
 def _version(package: ModelPackage, precision: Precision | None) -> ModelVersion:

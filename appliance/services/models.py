@@ -15,6 +15,7 @@ from pathlib import Path
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.errors import ConfigurationError, ModelPackageError
+from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Activation, ModelVersion
 from appliance.manifest.manifest import Manifest, Precision
@@ -152,6 +153,24 @@ def models_at_rest(settings: Settings, layout: StateLayout) -> ActiveModels:
         if before.active is None or before.active.version != package.manifest.version:
             activations[name] = Activation(name, active=default_version(package), shadow=before.shadow)
     return _resolved(settings, found, activations, 0)
+
+
+def tell_roles(layout: StateLayout) -> None:
+    """Wake the roles, so that they notice a change of what serves at once instead of at their next look."""
+    for role in ("receiver", "worker"):
+        send_hint(layout.run, role)
+
+
+def weights_arrived(layout: StateLayout, model: str) -> None:
+    """Have the roles that run take up a model whose weights were missing when they looked."""
+    if not layout.journal.is_file():
+        return
+    journal = Journal(layout.journal)
+    try:
+        journal.activations.look_again(model, "weights fetched", time.time())
+    finally:
+        journal.close()
+    tell_roles(layout)
 
 
 def _candidates(settings: Settings, found: ModelRepository) -> list[ModelPackage]:

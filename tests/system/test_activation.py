@@ -259,6 +259,27 @@ def test_a_model_that_wants_other_images_is_activated(daemons: list[Daemon], tmp
         assert Counter(job.model for job in site.jobs()) == {"bright": 2, "bright-series": 2, "by-hand": 1}
 
 
+def test_a_damaged_network_is_mended_without_a_restart(daemons: list[Daemon], tmp_path: Path) -> None:
+    """Put the file right, activate again, requeue what failed."""
+    with FakePacs(sop_classes=[SR]) as pacs:
+        site = Site(tmp_path, pacs, daemons)
+        network = site.engines / "bright" / "1.1.0" / "model.onnx"
+        sound = network.read_bytes()
+        site.models("activate", "bright/1.1.0")
+        site.daemon.wait_for_line("bright/1.1.0 is warm")
+        network.write_bytes(sound[:-1])
+        site.daemon.kill("worker-0")
+        site.daemon.wait_for_line("bright/1.1.0 cannot run", timeout_s=60)
+        site.send("study")
+        wait_for(lambda: "failed" in {job.state for job in site.jobs()}, timeout_s=60, what="the job to fail")
+        network.write_bytes(sound)
+        site.models("activate", "bright/1.1.0")
+        (failed,) = (job for job in site.jobs() if job.state == "failed")
+        site.appliance("requeue", "--job", str(failed.job_id))
+        site.daemon.wait_until_idle(jobs=2)
+        assert {job.state for job in site.jobs()} == {"succeeded"}
+
+
 def test_a_shadow_judges_everything_and_delivers_nothing(daemons: list[Daemon], tmp_path: Path) -> None:
     """Its results are stored and compared; one that refuses everything disturbs nobody."""
     with FakePacs(sop_classes=[SR]) as pacs:

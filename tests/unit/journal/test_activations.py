@@ -98,6 +98,16 @@ def test_what_is_so_already_is_no_change(journal: Journal) -> None:
     assert activations.generation() == before
 
 
+def test_the_roles_can_be_made_to_look_again(journal: Journal, sql: sqlite3.Connection) -> None:
+    assert not journal.activations.look_again("brain", "weights fetched", 99)
+    journal.activations.activate("brain", V1, 100)
+    before = journal.activations.generation(), journal.activations.all()
+    assert journal.activations.look_again("brain", "weights fetched", 101)
+    assert journal.activations.generation() > before[0]
+    assert journal.activations.all() == before[1]
+    assert events(sql)[-1] == ("weights fetched", "1.0.0", "float32", None)
+
+
 def test_a_rollback_can_be_rolled_back(journal: Journal) -> None:
     journal.activations.activate("brain", V1, 100)
     journal.activations.activate("brain", V2, 101)

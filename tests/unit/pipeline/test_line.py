@@ -373,7 +373,8 @@ def test_a_shadow_keeps_nobody_waiting(bench: Bench) -> None:
     may_open.set()
     wait_for(lambda: bench.journal.overview.jobs(2)[1].state == JobState.FAILED, what="the shadow to fail")
     assert bench.journal.overview.jobs(2)[1].attempts == 1
-    assert bench.metrics.shadow_jobs.labels("model", "failed")._value.get() == 1
+    counted = bench.metrics.shadow_jobs.labels("model", "failed")._value
+    wait_for(lambda: counted.get() == 1, what="the failure to be counted")
     assert bench.metrics.jobs.labels("model", "failed")._value.get() == 0
 
 
@@ -394,3 +395,16 @@ def test_what_to_run_cannot_be_read_for_a_while(bench: Bench, caplog: pytest.Log
     bench.queue()
     assert bench.wait_for(JobState.UNSUITABLE).message == "by 1.0.0"
     assert "jobs wait, because what to run cannot be read: the folder of model packages" in caplog.text
+
+
+def test_a_model_that_could_not_be_opened_is_tried_again_when_it_is_activated_again(bench: Bench) -> None:
+    bench.journal.activations.activate("model", V1, time.time())
+    bench.start(FakeModel(raising(AssertionError), BackendUnavailable("the network is damaged")))
+    bench.queue()
+    assert "the network is damaged" in (bench.wait_for(JobState.FAILED).message or "")
+    mended = FakeModel(unsuitable("1.0.0"))
+    bench.models["1.0.0"] = mended
+    bench.journal.activations.look_again("model", "activated again", time.time())
+    wait_for(lambda: mended.opened, what="the model to be opened")
+    assert bench.journal.jobs.requeue(1, time.time())
+    assert bench.wait_for(JobState.UNSUITABLE).message == "by 1.0.0"

@@ -67,6 +67,8 @@ def test_what_passed_here_before_is_not_verified_again(site: Site) -> None:
     site.said.clear()
     site.changes().activate("bright/1.1.0", None)
     assert not [line for line in site.said if "cone, by" in line]
+    # Nothing changes by it but that the roles look again at what lies in the folders.
+    assert [event.event for event in site.journal.activations.history("bright", 2)] == ["activated again", "activated"]
 
 
 def test_one_that_fails_its_golden_cases_does_not_serve(site: Site) -> None:
