@@ -19,6 +19,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.backends.gpu_share import WHOLE_GPU, GpuShare
 from appliance.errors import InferenceFailed, InferenceTimeout, ModelPackageError
 from appliance.manifest.manifest import Precision
 
@@ -163,6 +164,8 @@ class Backend(ABC):
         Threads that one run may use; 0 leaves it to the runtime.
     cache
         Folder for what the runtime compiles; it can be emptied at any time.
+    gpu
+        Which GPU a backend that uses one takes, and how much of its memory.
 
     Attributes
     ----------
@@ -176,9 +179,10 @@ class Backend(ABC):
     rewritten: ClassVar[frozenset[Precision]] = frozenset({"float16", "bfloat16", "int8"})
     builds_differ: ClassVar[bool] = False
 
-    def __init__(self, *, threads: int, cache: Path) -> None:
+    def __init__(self, *, threads: int, cache: Path, gpu: GpuShare = WHOLE_GPU) -> None:
         self.threads = threads
         self.cache = cache
+        self.gpu = gpu
 
     @classmethod
     @abstractmethod

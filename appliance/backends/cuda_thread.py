@@ -26,13 +26,19 @@ _START_LIMIT_S = 120.0
 class CudaThread:
     """Runs functions, one after the other, with the device's context current.
 
+    Parameters
+    ----------
+    ordinal
+        Which device.
+
     Raises
     ------
     DeviceLost
         The device gives no context.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, ordinal: int = 0) -> None:
+        self._ordinal = ordinal
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
         # A daemon: a driver that hangs must not keep the process from ending.
@@ -55,7 +61,7 @@ class CudaThread:
         try:
             with cuda_errors():
                 cuda.init()
-                context = cuda.Device(0).retain_primary_context()
+                context = cuda.Device(self._ordinal).retain_primary_context()
                 context.push()
         except InferenceFailed as error:
             self._started.set_exception(error)

@@ -25,6 +25,8 @@ class DeviceBuffers:
         Of the tensors: as much is taken on the host, pinned, so that copies run beside other work.
     workspace_bytes
         Of what the network needs while it runs, on the device alone.
+    room_bytes
+        How much of the device it may take; ``None`` for whatever is free.
 
     Raises
     ------
@@ -32,11 +34,14 @@ class DeviceBuffers:
         They do not fit, or the host can pin no more. Nothing is held then.
     """
 
-    def __init__(self, network: str, input_bytes: int, output_bytes: int, workspace_bytes: int) -> None:
+    def __init__(
+        self, network: str, input_bytes: int, output_bytes: int, workspace_bytes: int, room_bytes: int | None = None
+    ) -> None:
         self._device: list[Any] = []
         self._host: list[Any] = []  # arrays, whose base is what pycuda gives back
         needed = input_bytes + output_bytes + workspace_bytes
         free, total = cuda.mem_get_info()
+        free = free if room_bytes is None else min(free, room_bytes)
         try:
             if needed > free:
                 raise cuda.MemoryError("more than is free")
@@ -48,8 +53,9 @@ class DeviceBuffers:
             self.free()
             raise DeviceOutOfMemory(
                 f"{network} does not fit into the GPU's memory",
-                found=f"{needed / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free of {total / 2**20:.0f} MiB",
-                mend="Let fewer models or workers share the GPU, or give the stage a profile with smaller shapes",
+                found=f"{needed / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free for it of {total / 2**20:.0f} MiB",
+                mend="Let fewer models or workers share the GPU (worker.gpu_memory_bytes), or give the stage a "
+                "profile with smaller shapes",
             ) from error
         except BaseException:
             self.free()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from appliance.backends.base import NetworkSpec
 from appliance.backends.cuda_graph import CudaGraph
 from appliance.backends.device_buffers import DeviceBuffers
+from appliance.backends.gpu_share import HELD
 from appliance.backends.tensorrt_api import TensorRtApi
 from appliance.backends.tensorrt_engine import LoadedEngine
 from appliance.backends.tiles import smaller_shapes
@@ -29,6 +30,11 @@ _FLOAT32 = np.dtype(np.float32)
 class DeviceNetwork:
     """Runs one network. Made, used and closed in the thread that owns the CUDA context.
 
+    Parameters
+    ----------
+    limit_bytes
+        What all networks of this process may hold together; ``None`` for whatever is free.
+
     Attributes
     ----------
     largest
@@ -42,8 +48,10 @@ class DeviceNetwork:
         See ``LoadedEngine``; and not even the smallest shape fits, with the figures.
     """
 
-    def __init__(self, plan: Path, spec: NetworkSpec, api: TensorRtApi) -> None:
+    def __init__(self, plan: Path, spec: NetworkSpec, api: TensorRtApi, limit_bytes: int | None = None) -> None:
         self._spec = spec
+        self._limit_bytes = limit_bytes
+        self._held = 0
         self._captures = not api.ahead_of_time  # TensorRT-RTX does it by itself
         self._stream: Any = cuda.Stream(_NON_BLOCKING)
         self._graph: CudaGraph | None = None
@@ -54,10 +62,16 @@ class DeviceNetwork:
         try:
             self._engine = LoadedEngine(plan, spec, api)
             self.sha256 = self._engine.sha256
+            self._hold(self._engine.file_bytes)
             self.largest = self._take_memory(self._engine)
+            self._hold(self.buffers.bytes)
         except BaseException:
             self.close()
             raise
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        HELD.add(size)
 
     def _take_memory(self, engine: LoadedEngine) -> Shape:
         whole = self._spec.input_shape
@@ -68,7 +82,7 @@ class DeviceNetwork:
                 break  # tiles are blended voxel by voxel, which labels and other axes do not allow
             sizes = (_bytes(shape, _FLOAT32), _bytes(output, engine.output_type), engine.workspace_bytes())
             try:
-                self._buffers = DeviceBuffers(self._spec.name, *sizes)
+                self._buffers = DeviceBuffers(self._spec.name, *sizes, HELD.room(self._limit_bytes))
             except DeviceOutOfMemory as error:
                 first = first or error
                 continue
@@ -81,8 +95,7 @@ class DeviceNetwork:
     @property
     def device_bytes(self) -> int:
         """Memory of the device that it holds; the engine's file stands for its weights, which TensorRT hides."""
-        assert self._engine is not None
-        return self.buffers.bytes + self._engine.file_bytes
+        return self._held
 
     @property
     def buffers(self) -> DeviceBuffers:
@@ -152,6 +165,7 @@ class DeviceNetwork:
             if self._buffers is not None:
                 self._buffers.free()
         finally:
+            self._hold(-self._held)
             self._engine = self._buffers = self._stream = None
 
 

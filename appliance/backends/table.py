@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from appliance.backends.base import Backend
+from appliance.backends.gpu_share import WHOLE_GPU, GpuShare
 from appliance.errors import BackendUnavailable
 from appliance.manifest.manifest import BackendName, Precision
 
@@ -34,7 +35,9 @@ def backend_class(name: BackendName) -> type[Backend]:
     return found
 
 
-def choose(names: Sequence[BackendName], precision: Precision, *, threads: int, cache: Path) -> Backend:
+def choose(
+    names: Sequence[BackendName], precision: Precision, *, threads: int, cache: Path, gpu: GpuShare = WHOLE_GPU
+) -> Backend:
     """Return the first of ``names`` that can run networks of this precision here.
 
     Raises
@@ -51,6 +54,6 @@ def choose(names: Sequence[BackendName], precision: Precision, *, threads: int, 
             continue
         reason = found.unavailable(precision)
         if reason is None:
-            return found(threads=threads, cache=cache)
+            return found(threads=threads, cache=cache, gpu=gpu)
         reasons.append(reason)
     raise BackendUnavailable("no backend can run this model here", found="; ".join(reasons))

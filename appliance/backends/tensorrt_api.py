@@ -43,8 +43,8 @@ class TensorRtApi:
         return self.distribution == "tensorrt-rtx"
 
 
-def find_tensorrt() -> TensorRtApi:
-    """Return ``tensorrt`` where it and a GPU are there, else ``tensorrt-rtx``.
+def find_tensorrt(ordinal: int = 0) -> TensorRtApi:
+    """Return ``tensorrt`` where it and a GPU are there, else ``tensorrt-rtx``; ``ordinal`` says which GPU.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def find_tensorrt() -> TensorRtApi:
         Neither can be used here; both reasons are named.
     """
     reasons = []
-    device = find_device()
+    device = find_device(ordinal)
     if device is None:
         reasons.append("tensorrt: needs an NVIDIA GPU and its driver to convert")
     else:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, NetworkSpec, Session
-from appliance.backends.cuda_device import CudaDevice, find_device, memory_used
+from appliance.backends.cuda_device import CudaDevice, device_count, find_device, memory_used
 from appliance.backends.engine_cache import EngineCache, engines_in
+from appliance.backends.gpu_share import WHOLE_GPU, GpuShare
 from appliance.backends.tensorrt_api import TensorRtApi, find_tensorrt
 from appliance.backends.tiles import Blend, windows
 from appliance.errors import BackendUnavailable, DeviceLost, InferenceFailed, ModelPackageError
@@ -44,13 +45,15 @@ class TensorRtBackend(Backend):
     name = "tensorrt"
     builds_differ = True
 
-    def __init__(self, *, threads: int, cache: Path, api: TensorRtApi | None = None) -> None:
-        super().__init__(threads=threads, cache=cache)
-        self._api = api or find_tensorrt()
-        device = find_device()
+    def __init__(self, *, threads: int, cache: Path, gpu: GpuShare = WHOLE_GPU, api: TensorRtApi | None = None) -> None:
+        super().__init__(threads=threads, cache=cache, gpu=gpu)
+        count = device_count()
+        device = find_device(gpu.ordinal(count)) if count else None
         if device is None:
             raise BackendUnavailable(_NO_DEVICE)
         self._device: CudaDevice = device
+        self._api = api or find_tensorrt(device.ordinal)
+        self._limit_bytes = gpu.limit_bytes(count, device.memory_bytes)
 
     @classmethod
     def unavailable(cls, precision: Precision) -> str | None:
@@ -58,10 +61,12 @@ class TensorRtBackend(Backend):
         if find_device() is None:
             return _NO_DEVICE
         try:
-            import_module("pycuda")
+            import_module("pycuda.driver")
             find_tensorrt()
-        except ImportError:
+        except ModuleNotFoundError:
             return "tensorrt: pycuda is not installed (pip install pycuda)"
+        except ImportError as error:
+            return f"tensorrt: pycuda does not load here: {error} (pip install --force-reinstall pycuda)"
         except BackendUnavailable as error:
             return str(error)
         return None
@@ -72,20 +77,21 @@ class TensorRtBackend(Backend):
 
     def device(self) -> str:
         """See ``Backend``."""
-        return f"{self._device.name} (compute capability {self._device.kind})"
+        return f"{self._device.name} (compute capability {self._device.kind}, CUDA {self._device.driver})"
 
     def device_memory_used(self) -> int:
         """See ``Backend``."""
-        return memory_used()
+        return memory_used(self._device.ordinal)
 
     def _open(self, model: Path, spec: NetworkSpec) -> Session:
         plan = self._find_engine(model, spec)
         from appliance.backends.cuda_thread import CudaThread
         from appliance.backends.device_network import DeviceNetwork
 
-        thread = CudaThread(f"GPU {spec.name}")
+        thread = CudaThread(f"GPU {spec.name}", self._device.ordinal)
         try:
-            network = thread.submit(partial(DeviceNetwork, plan, spec, self._api)).result(_OPEN_LIMIT_S)
+            make = partial(DeviceNetwork, plan, spec, self._api, self._limit_bytes)
+            network = thread.submit(make).result(_OPEN_LIMIT_S)
         except BaseException:
             thread.close(_CLOSE_LIMIT_S)
             raise

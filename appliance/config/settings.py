@@ -121,6 +121,10 @@ class Worker(Section):
     threads: Annotated[
         int, Field(ge=0, le=256, description="Threads per worker for inference; 0: all cores, shared by the workers")
     ] = 0
+    gpu_memory_bytes: Annotated[
+        int,
+        Field(ge=0, description="GPU memory that the models of one worker may hold; 0: an equal share"),
+    ] = 0
     nice: Annotated[int, Field(ge=0, le=19, description="Niceness of the workers, so that reception stays quick")] = 5
     max_attempts: Annotated[
         int, Field(ge=1, le=100, description="Attempts at a job before it is given up, crashes counted")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.backends.base import Backend, NetworkSpec, Session
+from appliance.backends.gpu_share import WHOLE_GPU, GpuShare
 from appliance.backends.table import choose
 from appliance.domain.image import Image
 from appliance.domain.result import Algorithm, InferenceResult
@@ -55,6 +56,8 @@ class Model:
     ----------
     backends, precision
         Instead of those of the manifest.
+    gpu
+        See ``Backend``.
     networks
         Which files the backend is given; those that serve, unless told otherwise.
 
@@ -73,6 +76,7 @@ class Model:
         backends: Sequence[BackendName] | None = None,
         precision: Precision | None = None,
         networks: Networks | None = None,
+        gpu: GpuShare = WHOLE_GPU,
     ) -> None:
         self.package = package
         self.manifest = package.manifest
@@ -81,6 +85,7 @@ class Model:
         self._backends = backends or package.manifest.runtime.backends
         self._threads = threads
         self._cache = cache
+        self._gpu = gpu
         self._networks = networks or served_networks(cache)
         self._backend: Backend | None = None
         self._sessions: dict[str, Session] = {}
@@ -124,7 +129,7 @@ class Model:
         failures: list[ApplianceError] = []
         for name in self._backends:
             try:
-                backend = choose([name], self.precision, threads=self._threads, cache=self._cache)
+                backend = choose([name], self.precision, threads=self._threads, cache=self._cache, gpu=self._gpu)
                 confirm = None if gate is None else gate(self.package, backend, self.precision)
                 self._open_on(backend, files)
                 self.verification = None if confirm is None else confirm(self)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
+from appliance.backends.gpu_share import GpuShare
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.journal.journal import Journal
@@ -39,7 +40,7 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
                 journal,
                 Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes),
                 layout.run,
-                partial(_lineup, settings, layout, journal),
+                partial(_lineup, settings, layout, journal, _gpu_share(name, settings)),
                 metrics,
                 gate=verifier(settings, layout, observe=lambda found: _show(found, metrics)).require,
                 on_ready=lambda: _settled(lifecycle),
@@ -61,7 +62,7 @@ def _show(found: Verification, metrics: Metrics) -> None:
         metrics.model_size_difference.labels(*labels).set(found.largest_size_difference)
 
 
-def _lineup(settings: Settings, layout: StateLayout, journal: Journal) -> Lineup:
+def _lineup(settings: Settings, layout: StateLayout, journal: Journal, gpu: GpuShare) -> Lineup:
     """The models that this worker should run now."""
     active = active_models(settings, layout, journal)
     for complaint in active.complaints():
@@ -73,12 +74,22 @@ def _lineup(settings: Settings, layout: StateLayout, journal: Journal) -> Lineup
                 found.manifest.key,
                 found.precision,
                 partial(
-                    Model, found.package, threads=thread_count(settings), cache=layout.cache, precision=found.precision
+                    Model,
+                    found.package,
+                    threads=thread_count(settings),
+                    cache=layout.cache,
+                    precision=found.precision,
+                    gpu=gpu,
                 ),
             )
             for found in active.usable
         },
     )
+
+
+def _gpu_share(name: str, settings: Settings) -> GpuShare:
+    """The share of the worker called ``worker-<number>``."""
+    return GpuShare(int(name.rpartition("-")[2]), settings.worker.count, settings.worker.gpu_memory_bytes)
 
 
 def _settled(lifecycle: Lifecycle) -> None:

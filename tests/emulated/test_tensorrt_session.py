@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from appliance.backends.base import NetworkSpec, Session
 from appliance.backends.cuda_thread import CudaThread
+from appliance.backends.gpu_share import GpuShare
 from appliance.backends.tensorrt_backend import TensorRtBackend
 from appliance.errors import (
     BackendUnavailable,
@@ -91,6 +92,34 @@ def test_as_many_sessions_as_fit_share_the_device(
     device.limit(before)
     for session in sessions:
         session.close()
+
+
+def test_the_models_of_a_worker_hold_no_more_than_its_share(
+    tmp_path: Path, model: Path, device: EmulatedDevice
+) -> None:
+    """Together; and closing one makes room for another."""
+    with EmulatedTensorRt(threads=1, cache=tmp_path / "cache").open(model, SPEC) as session:
+        one = session.device_bytes
+        assert one >= device.held["bytes"]
+    share = GpuShare(memory_bytes=2 * one + 10)
+    backend = EmulatedTensorRt(threads=1, cache=tmp_path / "cache", gpu=share)
+    with backend.open(model, SPEC) as session:
+        with backend.open(model, SPEC), pytest.raises(DeviceOutOfMemory, match="gpu_memory_bytes"):
+            backend.open(model, SPEC)
+        with backend.open(model, SPEC):
+            assert right(session)
+
+
+def test_workers_are_spread_over_the_devices(tmp_path: Path, model: Path, device: EmulatedDevice) -> None:
+    device.multiply(2)
+    names = []
+    for worker in range(3):
+        backend = EmulatedTensorRt(threads=1, cache=tmp_path / "cache", gpu=GpuShare(worker, 3))
+        with backend.open(model, SPEC) as session:
+            assert right(session)
+        names.append(backend.device().partition(" (")[0])
+    assert names == ["Emulated GPU", "Emulated GPU 1", "Emulated GPU"]
+    device.multiply(1)
 
 
 def test_tensorrt_runs_become_one_graph(tmp_path: Path, model: Path, device: EmulatedDevice) -> None:
@@ -184,7 +213,7 @@ def test_one_shape_that_does_not_fit_is_refused_with_the_figures(
     backend: TensorRtBackend, tmp_path: Path, device: EmulatedDevice
 ) -> None:
     path = free_axes(tmp_path / "model.onnx")
-    with pytest.raises(DeviceOutOfMemory, match=r"0\.3 MiB needed, 0\.1 MiB free of 0 MiB.*profile"):
+    with pytest.raises(DeviceOutOfMemory, match=r"0\.3 MiB needed, 0\.1 MiB free for it of 0 MiB.*profile"):
         backend.open(path, network_spec((1, 1, 64, 64)))
     assert device.held["bytes"] == 0
 
@@ -315,5 +344,5 @@ def test_compiled_kernels_are_kept_and_used_again_unless_a_bit_has_flipped(
 
 
 def test_it_says_what_it_runs_on(backend: TensorRtBackend) -> None:
-    assert backend.device() == "Emulated GPU (compute capability 8.9, 1 multiprocessors, 4096 MiB)"
+    assert backend.device() == "Emulated GPU (compute capability 8.9, 1 multiprocessors, 4096 MiB, CUDA 13.0)"
     assert backend.version().startswith("11.0.0")

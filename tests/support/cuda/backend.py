@@ -12,6 +12,7 @@ from appliance.backends.base import NetworkSpec, Session
 from appliance.backends.cuda_device import find_device
 from appliance.backends.engine_builder import CAPABILITIES, BuiltEngine, build_engine
 from appliance.backends.engine_cache import EngineCache
+from appliance.backends.gpu_share import WHOLE_GPU, GpuShare
 from appliance.backends.tensorrt_api import Distribution, TensorRtApi, find_tensorrt
 from appliance.backends.tensorrt_backend import TensorRtBackend
 from tests.support.cuda.runtime import MAGIC, TensorRtDouble
@@ -56,8 +57,8 @@ class DoubledTensorRt(TensorRtBackend):
 
     distribution: Distribution = "tensorrt-rtx"
 
-    def __init__(self, *, threads: int, cache: Path) -> None:
-        super().__init__(threads=threads, cache=cache, api=double_api(self.distribution))
+    def __init__(self, *, threads: int, cache: Path, gpu: GpuShare = WHOLE_GPU) -> None:
+        super().__init__(threads=threads, cache=cache, gpu=gpu, api=double_api(self.distribution))
 
 
 class EmulatedTensorRt(DoubledTensorRt):

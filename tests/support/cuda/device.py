@@ -63,6 +63,10 @@ class EmulatedDevice:
         """Lose the device: every call fails from now on."""
         self.driver.emulated_lose()
 
+    def multiply(self, count: int) -> None:
+        """Let there be so many devices; they share memory and context."""
+        self.driver.emulated_devices(count)
+
     def find(self) -> None:
         """Have it back, which a real one only is in another process."""
         self.driver.emulated_find()

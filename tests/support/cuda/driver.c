@@ -41,7 +41,7 @@ static size_t capacity = (size_t)4 << 30, used, peak;
 static long allocations, frees, pinned_allocations, pinned_frees, streams, graphs, launches, copies, violations;
 static long fail_after = -1, fail_count;
 static volatile int hanging;
-static int primary, lost, capability = 89, the_context;
+static int primary, lost, capability = 89, devices = 1, the_context;
 static char said[4096];
 static __thread void *current[16];
 static __thread int depth;
@@ -311,10 +311,14 @@ static result release_primary(void) {
 
 result cuInit(unsigned flags) { (void)flags; return SUCCESS; }
 result cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
-result cuDeviceGetCount(int *count) { *count = 1; return SUCCESS; }
-result cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal == 0 ? SUCCESS : 101; }
+result cuDeviceGetCount(int *count) { *count = devices; return SUCCESS; }
+result cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal < devices ? SUCCESS : 101; }
 result cuDeviceGetName(char *name, int size, int device)
-    { (void)device; snprintf(name, (size_t)size, "Emulated GPU"); return SUCCESS; }
+{
+    if (device) snprintf(name, (size_t)size, "Emulated GPU %d", device);
+    else snprintf(name, (size_t)size, "Emulated GPU");
+    return SUCCESS;
+}
 result cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = capacity; return SUCCESS; }
 result cuDeviceComputeCapability(int *major, int *minor, int device)
     { (void)device; *major = capability / 10; *minor = capability % 10; return SUCCESS; }
@@ -358,6 +362,8 @@ result cuGetErrorName(result code, const char **text) { return cuGetErrorString(
 /* Out of memory at the n-th allocation from now (0: the next), and at the count - 1 after it. */
 void emulated_fail(long n, long count) { fail_after = n; fail_count = count; }
 size_t emulated_capacity(size_t bytes) { size_t before = capacity; capacity = bytes; return before; }
+/* More devices, all with the memory and the context of the first. */
+void emulated_devices(int count) { devices = count; }
 void emulated_lose(void) { lost = 1; }
 void emulated_find(void) { lost = 0; }
 void emulated_hang(int on) { hanging = on; }
