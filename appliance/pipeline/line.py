@@ -245,7 +245,7 @@ class InferenceLine:
             return
         self._complaint = None
         for model in over:
-            _log.info("%s is given up", model.model.manifest.key)
+            _log.info("%s is given up", model.manifest.key)
             self._to_infer.put(model)
 
     def _give_back(self, work: Work) -> None:
@@ -259,12 +259,12 @@ class InferenceLine:
 
     def _load(self, work: Work) -> None:
         started = time.monotonic()
-        work.loaded = work.model.model.load([self._spool.absolute(path) for path in work.job.paths])
+        work.loaded = work.model.load([self._spool.absolute(path) for path in work.job.paths])
         work.stages[Stage.LOAD] = time.monotonic() - started
 
     def _infer(self, work: Work) -> None:
         assert work.loaded is not None
-        self._stuck_at = time.monotonic() + work.model.model.manifest.runtime.time_limit_s + _STUCK_GRACE_S
+        self._stuck_at = time.monotonic() + work.model.manifest.runtime.time_limit_s + _STUCK_GRACE_S
         try:
             work.result = work.model.judge(work.loaded.image, work.stages)
         finally:
@@ -282,7 +282,7 @@ class InferenceLine:
             work.result,
             work.loaded.datasets,
             folder,
-            model_key=work.model.model.manifest.key,
+            model_key=work.model.manifest.key,
             scope=job.scope,
             shadow=job.shadow,
             revision=job.revision,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from appliance.domain.image import Image
 from appliance.domain.result import InferenceResult
 from appliance.errors import ApplianceError
+from appliance.imaging.loading import LoadedImage
 from appliance.pipeline.model import Gate, Model
 
 T = TypeVar("T")
@@ -28,7 +30,8 @@ class ModelThread:
     """
 
     def __init__(self, model: Model) -> None:
-        self.model = model
+        self.manifest = model.manifest
+        self._model = model
         self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # nothing is asked for after the end has been
         self._over = False
@@ -38,17 +41,26 @@ class ModelThread:
 
     def open(self, gate: Gate | None) -> str:
         """See ``Model.open``; waits for it. Raises ``ModelClosed`` when the model is given up already."""
-        return self._call(lambda: self.model.open(gate))
+        return self._call(lambda: self._model.open(gate))
+
+    @property
+    def device_bytes(self) -> int:
+        """See ``Model.device_bytes``."""
+        return self._model.device_bytes
+
+    def load(self, paths: Sequence[Path]) -> LoadedImage:
+        """See ``Model.load``; on the thread of whoever calls, as it needs no session."""
+        return self._model.load(paths)
 
     def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
         """See ``Model.judge``; waits for it."""
-        return self._call(lambda: self.model.judge(image, stages))
+        return self._call(lambda: self._model.judge(image, stages))
 
     def close(self) -> None:
         """Free the networks once all that was asked for before is done, and end the thread; does not wait."""
         with self._lock:
             self._over = True
-            self._tasks.put((Future(), self.model.close))
+            self._tasks.put((Future(), self._model.close))
             self._tasks.put(None)
 
     def join(self, timeout_s: float) -> None:
@@ -59,7 +71,7 @@ class ModelThread:
         future: Future[T] = Future()
         with self._lock:
             if self._over:
-                raise ModelClosed(f"{self.model.manifest.key} is given up")
+                raise ModelClosed(f"{self.manifest.key} is given up")
             self._tasks.put((future, function))
         try:
             return future.result()

@@ -152,7 +152,7 @@ class Roster:
 
     def _open(self, seat: _Seat) -> None:
         """Open one model; one that cannot run does not keep the others from running."""
-        key, started = seat.thread.model.manifest.key, time.monotonic()
+        key, started = seat.thread.manifest.key, time.monotonic()
         try:
             seat.backend = seat.thread.open(self._gate)
         except ModelClosed:
@@ -167,8 +167,8 @@ class Roster:
         seat.ready = True
 
     def _show(self, seat: _Seat) -> None:
-        manifest = seat.thread.model.manifest
+        manifest = seat.thread.manifest
         labels = (manifest.name, manifest.version, seat.backend or "none")
         serves = seat.backend is not None and not seat.over
         self._metrics.model_ready.labels(*labels).set(serves)
-        self._metrics.model_device_bytes.labels(*labels).set(seat.thread.model.device_bytes if serves else 0)
+        self._metrics.model_device_bytes.labels(*labels).set(seat.thread.device_bytes if serves else 0)

@@ -241,6 +241,19 @@ def test_results_of_siblings_share_a_series(tmp_path: Path) -> None:
     assert IMAGE_CONTEXT.scope == "instance"
 
 
+def test_a_shadow_makes_objects_of_its_own(dx: Example, tmp_path: Path) -> None:
+    """The version that serves may have to judge the same images for real, and no UID has two contents."""
+    folders = tmp_path / "served", tmp_path / "shadow"
+    for folder in folders:
+        folder.mkdir()
+    served = write_results(dx.result, dx.sources, dx.context, folders[0])
+    shadow = write_results(dx.result, dx.sources, replace(dx.context, shadow=True), folders[1])
+    for one, other in zip(served, shadow, strict=True):
+        assert one.kind == other.kind
+        assert one.sop_instance_uid != other.sop_instance_uid
+        assert one.series_instance_uid != other.series_instance_uid
+
+
 def test_sources_without_a_uid_are_refused() -> None:
     source = radiograph(chest_pixels(40, 30))
     del source.StudyInstanceUID
