@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from appliance.backends.cuda_device import find_device
 from appliance.backends.table import BACKENDS
 from appliance.cli.acceptance import Acceptance
 from appliance.cli.bench_rows import HEADER, PRECISIONS, Row, measure_row, subjects_of
@@ -53,9 +54,9 @@ def bench_models(
     packages = repository(settings, layout).select(names, everything=everything)
     report = Acceptance()
     if acceptance:
-        _build_engines(report, config, state_dir, [package.manifest.key for package in packages])
+        _build_engines(report, config, state_dir, [package.manifest.key for package in packages], precision)
     rows: list[Row] = []
-    unavailable: set[str] = set()
+    left_out: list[str] = []
     code = 0
     if not as_json:
         print(HEADER, flush=True)
@@ -70,7 +71,7 @@ def bench_models(
             cache=layout.cache,
         ):
             if isinstance(subject, BackendUnavailable):
-                unavailable.add(str(subject))
+                left_out.append(str(subject))
                 continue
             _say(f"{subject} …")
             try:
@@ -81,20 +82,20 @@ def bench_models(
                 if acceptance:
                     report.check_row(row)
                     report.check_growth(str(subject), growth_apart(subject, seconds))
+            except BackendUnavailable as error:
+                # Such as int8 that was not calibrated here, or an engine that is not for this GPU.
+                left_out.append(f"{subject}: {error}")
             except ApplianceError as error:
-                if isinstance(error, BackendUnavailable) and not acceptance:
-                    unavailable.add(str(error))  # int8 that was not calibrated here
-                    continue
                 code = code or error.exit_code
                 _say(f"appliance: {error}")
                 if acceptance:
                     report.check(False, str(subject), str(error))
         if acceptance and len(report.checks) == before:
             report.check(False, package.manifest.key, "no backend can run it here")
-    for reason in sorted(unavailable):
+    for reason in dict.fromkeys(left_out):
         _say(f"left out: {reason}")
-    if acceptance and "tensorrt" not in {str(row.subject.backend) for row in rows}:
-        report.cannot_prove("that a GPU runs the models: no engine was run here, only the CPU backends were checked")
+    if acceptance and "tensorrt" not in {row.subject.backend for row in rows}:
+        _miss_the_gpu(report, [reason for reason in dict.fromkeys(left_out) if "tensorrt" in reason])
     if as_json:
         print(json.dumps({"rows": [row.facts() for row in rows]} | (report.facts() if acceptance else {}), indent=2))
     elif acceptance:
@@ -104,7 +105,22 @@ def bench_models(
     return code
 
 
-def _build_engines(report: Acceptance, config: Path | None, state_dir: Path | None, names: Sequence[str]) -> None:
+def _miss_the_gpu(report: Acceptance, reasons: Sequence[str]) -> None:
+    """No engine was run: a failure where a GPU is, something that cannot be proven where there is none."""
+    device = find_device()
+    if device is not None:
+        report.check(False, f"GPU {device.name}", "; ".join(reasons) or "it was left out")
+        return
+    report.cannot_prove("that a GPU runs the models: there is none here, only the CPU backends were checked")
+
+
+def _build_engines(
+    report: Acceptance,
+    config: Path | None,
+    state_dir: Path | None,
+    names: Sequence[str],
+    precision: Precision | None,
+) -> None:
     """Build the engines where TensorRT is; TensorRT-RTX does so without a GPU."""
     try:
         with redirect_stdout(sys.stderr):  # its table is not part of this one, nor of the JSON
@@ -113,6 +129,7 @@ def _build_engines(report: Acceptance, config: Path | None, state_dir: Path | No
                 state_dir,
                 names,
                 everything=False,
+                precision=None if precision == "int8" else precision,  # int8 is built when it is calibrated
                 time_limit_s=_BUILD_LIMIT_S,
                 memory_limit_bytes=_BUILD_MEMORY_BYTES,
             )

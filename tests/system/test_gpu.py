@@ -134,3 +134,17 @@ def test_the_acceptance_runs_and_passes(tmp_path: Path) -> None:
     for balance in site.balances():
         assert balance["allocations"] == balance["frees"]
         assert balance["bytes"] == balance["violations"] == 0
+
+
+def test_a_gpu_that_no_engine_runs_on_is_not_accepted(tmp_path: Path) -> None:
+    site = Site(tmp_path)  # its daemon does not run
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "models", "bench", "bright", "--acceptance", "--seconds", "0.2", "--json",
+         "-c", str(site.daemon.config), "--state-dir", str(site.daemon.layout.root)],
+        env=emulation(backend="DoubledTensorRt"),
+        capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    (failed,) = [check for check in json.loads(done.stdout)["checks"] if not check["passed"]]
+    assert failed["what"].startswith("GPU ")
+    assert "there is no engine of bright/" in failed["detail"]
