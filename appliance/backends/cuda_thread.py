@@ -6,6 +6,7 @@ the primary one of the device, which the CUDA runtime inside TensorRT uses as we
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 import pycuda.driver as cuda
 
 from appliance.errors import DeviceLost, DeviceOutOfMemory, InferenceFailed
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,10 +44,15 @@ class CudaThread:
         self._ordinal = ordinal
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
+        self._over = threading.Event()
+        self._stays = False
         # A daemon: a driver that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
-        self._started.result(_START_LIMIT_S)
+        try:
+            self._started.result(_START_LIMIT_S)
+        except TimeoutError as error:
+            raise DeviceLost("the GPU gives no context", expected=f"one within {_START_LIMIT_S:g} s") from error
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Have a function run; the future gives what it returns or raises, CUDA's errors as the appliance's own."""
@@ -55,7 +63,9 @@ class CudaThread:
     def close(self, timeout_s: float) -> None:
         """Give the context back when everything before is done; waits for it, but not for ever."""
         self._work.put(None)
-        self._thread.join(timeout_s)
+        self._over.wait(timeout_s)
+        if not self._stays:
+            self._thread.join(timeout_s)
 
     def _serve(self) -> None:
         try:
@@ -75,8 +85,17 @@ class CudaThread:
             except BaseException as error:  # noqa: BLE001 - raised again where the future is asked
                 future.set_exception(error)
             del entry, future, function  # what they hold must not outlive the context
-        cuda.Context.pop()
+        try:
+            cuda.Context.pop()
+        except cuda.Error as error:
+            # pycuda aborts the process when a thread ends with a context, which a lost device does not let go. The
+            # process may live on, on its CPU: so this thread does not end.
+            _log.warning("the context of a lost GPU is left to the end of the process: %s", error)
+            self._stays = True
+            self._over.set()
+            threading.Event().wait()
         context.detach()
+        self._over.set()
 
 
 @contextmanager

@@ -60,10 +60,14 @@ def find_tensorrt(ordinal: int = 0) -> TensorRtApi:
             return TensorRtApi(import_module("tensorrt"), "tensorrt", device.kind)
         except ImportError:
             reasons.append("tensorrt: not installed (pip install tensorrt)")
+        except OSError as error:  # its libraries are looked for by hand
+            reasons.append(f"tensorrt: does not load here: {error}")
     try:
         return TensorRtApi(import_module("tensorrt_rtx"), "tensorrt-rtx")
     except ImportError:
         reasons.append("tensorrt-rtx: not installed (pip install tensorrt-rtx)")
+    except OSError as error:
+        reasons.append(f"tensorrt-rtx: does not load here: {error}")
     raise BackendUnavailable("no TensorRT can convert models here", found="; ".join(reasons))
 
 

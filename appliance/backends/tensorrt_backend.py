@@ -92,6 +92,10 @@ class TensorRtBackend(Backend):
         try:
             make = partial(DeviceNetwork, plan, spec, self._api, self._limit_bytes)
             network = thread.submit(make).result(_OPEN_LIMIT_S)
+        except TimeoutError as error:
+            raise DeviceLost(
+                f"the engine of {spec.name} is not loaded", expected=f"loaded within {_OPEN_LIMIT_S:g} s"
+            ) from error
         except BaseException:
             thread.close(_CLOSE_LIMIT_S)
             raise

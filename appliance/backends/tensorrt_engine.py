@@ -142,7 +142,8 @@ class LoadedEngine:
 
     def bind(self, buffers: DeviceBuffers, workspace_bytes: int) -> None:
         """Let runs with the shape that was given work in these buffers."""
-        self._context.set_device_memory(buffers.workspace, workspace_bytes)
+        if workspace_bytes:
+            self._context.set_device_memory(buffers.workspace, workspace_bytes)
         for name, address in (
             (self._spec.input_tensor, buffers.device_input),
             (self._spec.output_tensor, buffers.device_output),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,3 +348,31 @@ def test_compiled_kernels_are_kept_and_used_again_unless_a_bit_has_flipped(
 def test_it_says_what_it_runs_on(backend: TensorRtBackend) -> None:
     assert backend.device() == "Emulated GPU (compute capability 8.9, 1 multiprocessors, 4096 MiB, CUDA 13.0)"
     assert backend.version().startswith("11.0.0")
+
+
+_LIVES_ON = """
+import sys
+from pathlib import Path
+import numpy as np
+from appliance.errors import DeviceLost
+from tests.support.cuda.backend import EmulatedTensorRt
+from tests.support.cuda.device import EmulatedDevice
+from tests.support.networks import network_spec, write_two_channels
+
+folder, spec = Path(sys.argv[1]), network_spec()
+session = EmulatedTensorRt(threads=1, cache=folder / "cache").open(write_two_channels(folder / "m.onnx"), spec)
+EmulatedDevice().lose()
+try:
+    session.run(np.zeros(spec.input_shape, np.float32), time_limit_s=60)
+except DeviceLost:
+    session.close()
+    print("lives on")
+"""
+
+
+def test_a_process_survives_its_device(tmp_path: Path) -> None:
+    """So that the next backend can serve. pycuda aborts a process whose thread ends with a context."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LIVES_ON, str(tmp_path)], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, "lives on\n"), done.stderr

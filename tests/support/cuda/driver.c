@@ -344,6 +344,7 @@ result cuCtxPushCurrent_v2(void *context) {
 }
 result cuCtxPopCurrent_v2(void **context) {
     if (!depth) return INVALID_CONTEXT;
+    if (lost) return LAUNCH_FAILED; /* a real one answers with the error of earlier work */
     depth--;
     if (context) *context = current[depth];
     return SUCCESS;
