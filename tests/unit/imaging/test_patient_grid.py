@@ -96,6 +96,18 @@ def test_a_ball_comes_back_to_its_place(stack: Stack) -> None:
     assert found.sum() == pytest.approx(ball.sum(), rel=0.03)
 
 
+def test_a_size_that_the_network_does_not_take_is_refused() -> None:
+    """Free axes leave the size to the image, within what the manifest says."""
+    step = {"step": "resample", "spacing_mm": 1.0, "axes": "LIA"}
+    profile = {"min": [1, 1, 16, 16, 16], "typical": [1, 1, 16, 16, 16]}
+    limited = StageSpec.model_validate(
+        stage(step).model_dump() | {"input_shape": [1, 1, 24, 24, 24], "profile": profile}
+    )
+    with pytest.raises(UnsuitableImage, match="found 28 × 20 × 24, expected 16 × 16 × 16 to 24 × 24 × 24") as caught:
+        Preparation(volume(np.zeros(SHAPE), Stack())).tensor(limited)
+    assert caught.value.reason == "unsuitable-size"
+
+
 def test_no_more_memory_than_an_image_can_need() -> None:
     with pytest.raises(UnsuitableImage, match="no believable size at 1 mm: found 28 × 20000 × 24000") as caught:
         PatientGrid(SHAPE, np.diag([1000.0, 1000.0, 1.0, 1.0]), spacing_mm=1.0, axes="SLP")
