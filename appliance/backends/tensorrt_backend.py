@@ -172,9 +172,14 @@ class _TensorRtSession(Session):
         if tile[2:] == tensor.shape[2:]:
             return np.array(self._run_once(tensor, deadline, time_limit_s))
         blend = Blend(tensor.shape[2:], tile[2:])
-        for window in windows(tensor.shape[2:], tile[2:]):
-            part = np.ascontiguousarray(tensor[(slice(None), slice(None), *window)])
-            blend.add(window, self._run_once(part, deadline, time_limit_s))
+        places = windows(tensor.shape[2:], tile[2:])
+        at_once = max(1, self._network.largest[0] // len(tensor))  # as many tiles as the batch axis has room for
+        for start in range(0, len(places), at_once):
+            batch = places[start : start + at_once]
+            parts = np.concatenate([tensor[(slice(None), slice(None), *place)] for place in batch])
+            outputs = self._run_once(parts, deadline, time_limit_s)
+            for place, output in zip(batch, np.split(outputs, len(batch)), strict=True):
+                blend.add(place, output)
         return blend.mean()
 
     def _run_once(self, tensor: NDArray[np.float32], deadline: float, time_limit_s: float) -> NDArray[Any]:

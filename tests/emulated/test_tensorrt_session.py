@@ -200,6 +200,24 @@ def test_with_little_memory_free_axes_run_in_tiles(
     assert "runs in tiles of [32, 32]" in caplog.text and "MiB needed" in caplog.text
 
 
+def test_tiles_go_through_together_where_the_batch_axis_is_free(
+    backend: TensorRtBackend, tmp_path: Path, device: EmulatedDevice
+) -> None:
+    """Nine tiles in batches of four: three runs instead of nine."""
+    nodes = [helper.make_node("Relu", ["image"], ["probability"])]
+    path = write_network(tmp_path / "model.onnx", nodes, shape=("images", 1, "rows", "columns"))
+    spec = NetworkSpec(
+        "example/only", "image", (4, 1, 64, 64), "probability", "float32", (1, 1, 16, 16), (4, 1, 32, 32)
+    )
+    before = device.limit(4 * 32 * 32 * (4 + 4 + runtime.WORKSPACE_PER_VOXEL) + 8192)
+    with backend.open(path, spec) as session:
+        tensor = image(shape=(1, 1, 64, 64))
+        copies = device.counts["copies"]
+        assert np.allclose(run(session, tensor), np.maximum(tensor, 0), atol=1e-6)
+        assert device.counts["copies"] - copies == 2 * 3
+    device.limit(before)
+
+
 @pytest.mark.usefixtures("little_memory")
 def test_what_looks_at_neighbours_is_blended(backend: TensorRtBackend, tmp_path: Path) -> None:
     """Where a tile ends the network sees nothing beyond; there the other tiles count far more."""

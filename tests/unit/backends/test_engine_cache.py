@@ -44,6 +44,25 @@ def test_built_once_then_found(tmp_path: Path) -> None:
     assert (again.path.parent / "build.log").read_text() == "a warning\n"
 
 
+def test_found_without_building(tmp_path: Path) -> None:
+    """As a process that serves does."""
+    cache = EngineCache(tmp_path, max_bytes=1 << 30)
+    assert cache.find("a" * 64, SPEC, API) is None
+    built = get(cache)
+    found = cache.find("a" * 64, SPEC, API)
+    assert found is not None and (found.path, found.built) == (built.path, False)
+    found.path.write_bytes(b"damaged")
+    assert cache.find("a" * 64, SPEC, API) is None
+
+
+def test_engines_for_another_gpu_are_others(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path, max_bytes=1 << 30)
+    here, there = (TensorRtApi(API.module, "tensorrt", device) for device in ("8.9, 128 cores", "9.0, 132 cores"))
+    cache.get("a" * 64, SPEC, here, lambda: ENGINE)
+    assert cache.find("a" * 64, SPEC, here) is not None
+    assert cache.find("a" * 64, SPEC, there) is None
+
+
 def test_everything_that_an_engine_depends_on_is_in_its_key(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, max_bytes=1 << 30)
     newer = TensorRtApi(SimpleNamespace(__version__="2.0"), "tensorrt-rtx")
