@@ -11,13 +11,16 @@ from appliance.domain.geometry import Grid
 
 _MOST_SLICES = 4
 """For each source slice: two slices that nearly coincide must not ask for more memory than any image has."""
+_MOST_SAMPLES = 512**3
+"""Of the even stack, unless the source itself has more."""
 
 
 class EvenStack:
     """The slices at equal distances that stand for those of a grid whose distances vary.
 
     The first and the last are those of the source. The distance is the least of the source, so that nothing which the
-    source tells apart is lost, but no less than a quarter of the mean.
+    source tells apart is lost, but there are at most four slices for each of the source, and at most 512³ samples
+    unless the source has more.
 
     Parameters
     ----------
@@ -35,7 +38,8 @@ class EvenStack:
         self._places = grid.places
         length = float(grid.places[-1])
         intervals = length / float(np.diff(grid.places).min())
-        self._count = min(int(np.ceil(intervals - 1e-6)), _MOST_SLICES * (grid.shape[0] - 1)) + 1
+        most = max(grid.shape[0], min(_MOST_SLICES * grid.shape[0], _MOST_SAMPLES // (grid.shape[1] * grid.shape[2])))
+        self._count = min(int(np.ceil(intervals - 1e-6)) + 1, most)
         self._step = length / (self._count - 1)
         self.affine: NDArray[np.float64] = grid.affine.copy()
         self.affine[:3, 0] *= self._step
