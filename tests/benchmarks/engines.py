@@ -6,6 +6,7 @@ turn in one process; what each reduced precision costs, on the CPU; and size and
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from appliance.backends.engine_cache import engines_in
 from appliance.cli.bench_rows import HEADER, measure_row, subjects_of
 from appliance.cli.convert import convert_models
 from appliance.config.layout import StateLayout
@@ -96,9 +96,11 @@ def built(packages: list[ModelPackage]) -> Iterator[dict[str, Any]]:
         convert(keys, "int8", Path(folder))
     print(f"\n{'network':36}{'precision':>10}{'engine':>11}{'built in':>10}  compute capabilities")
     networks = set().union(*(networks_of(LAYOUT.cache, package) for package in packages))
-    for info in engines_in(LAYOUT.engines):
-        if info["onnx_sha256"] not in networks:
-            continue
+    # The cache may hold engines of earlier versions and recipes too: the last of each counts.
+    files = sorted(LAYOUT.engines.glob("*/engine.json"), key=lambda path: path.stat().st_mtime)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    newest = {(info["network"], info["precision"]): info for info in found if info["onnx_sha256"] in networks}
+    for _, info in sorted(newest.items()):
         size, time = f"{info['bytes'] / 1e6:.1f} MB", f"{info['build_seconds']:.1f} s"
         print(f"{info['network']:36}{info['precision']:>10}{size:>11}{time:>10}  {', '.join(info['capabilities'])}")
         wanted = ("network", "precision", "bytes", "build_seconds", "distribution", "version", "capabilities")
