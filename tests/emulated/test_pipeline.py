@@ -31,7 +31,6 @@ def package_in(root: Path) -> ModelPackage:
 
 
 def test_a_thousand_studies_leave_nothing_on_the_device(
-    backend: str,
     device: EmulatedDevice,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
