@@ -90,9 +90,12 @@ class _OpenVinoSession(Session):
         self._bare: Any = None
         self._memory: _FixedOutput | None = None
         self._output = compiled.output(spec.output_tensor)
+        shape = self._output.get_partial_shape()
+        self._only_shape = tuple(shape.to_shape()) if shape.is_static else None
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # of each input so far → of its output
 
     def _run(self, tensor: NDArray[np.float32], time_limit_s: float) -> NDArray[Any]:
-        output = self._free_output()
+        output = self._free_output(tensor.shape)
         try:
             self._request.set_tensor(self._output, output.tensor)
             self._request.start_async({self.spec.input_tensor: tensor}, share_inputs=True)
@@ -103,19 +106,23 @@ class _OpenVinoSession(Session):
                 except RuntimeError:
                     pass  # it says that it was cancelled
                 raise self.timed_out(time_limit_s)
-            return output.array()
+            array = output.array()
+            self._shapes[tensor.shape] = array.shape
+            return array
         except RuntimeError as error:
             raise InferenceFailed(
                 f"OpenVINO could not run {self.spec.name}", found=" ".join(str(error).split())[:300]
             ) from error
 
-    def _free_output(self) -> _FixedOutput | _FreeOutput:
+    def _free_output(self, input_shape: tuple[int, ...]) -> _FixedOutput | _FreeOutput:
         """Memory for an output that no caller uses: nothing is copied, and nothing that was returned is written to."""
-        shape = self._output.get_partial_shape()
-        if shape.is_dynamic:
-            return _FreeOutput(self._output.get_element_type(), shape.rank.get_length())
-        if self._memory is None or self._memory.in_use:
-            self._memory = _FixedOutput(tuple(shape.to_shape()), self._output.get_element_type().to_dtype())
+        element_type = self._output.get_element_type()
+        shape = self._only_shape or self._shapes.get(input_shape)
+        if shape is None:  # the first run with an input of this shape tells
+            return _FreeOutput(element_type, self._output.get_partial_shape().rank.get_length())
+        if self._memory is None or self._memory.shape != shape or self._memory.in_use:
+            self._memory = None
+            self._memory = _FixedOutput(shape, element_type.to_dtype())
         return self._memory
 
     def run_bare(self, tensor: NDArray[np.float32]) -> NDArray[Any]:
@@ -135,6 +142,7 @@ class _FixedOutput:
     """
 
     def __init__(self, shape: tuple[int, ...], element_type: np.dtype[Any]) -> None:
+        self.shape = shape
         self._array = np.empty(shape, element_type)
         self.tensor = openvino.Tensor(self._array, shared_memory=True)
         self._idle = self._references()
@@ -153,7 +161,7 @@ class _FixedOutput:
 
 
 class _FreeOutput:
-    """Memory for one output whose shape depends on the input's: it gets its size in the run."""
+    """Memory for one output whose shape is not known yet: it gets its size in the run."""
 
     def __init__(self, element_type: Any, axes: int) -> None:
         self.tensor = openvino.Tensor(element_type, [0] * axes)

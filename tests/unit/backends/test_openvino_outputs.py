@@ -30,6 +30,19 @@ def test_memory_that_nobody_has_is_used_again(session: Session) -> None:
     assert address(session) == address(session)
 
 
+def test_also_where_the_shape_of_the_output_depends_on_the_input(tmp_path: Path) -> None:
+    """From the second run of a shape on; another shape in between changes no number."""
+    model = write_two_channels(tmp_path / "model.onnx", (1, 1, "rows", "columns"))
+    backend = OpenVinoBackend(threads=1, cache=tmp_path / "cache")
+    with backend.open(model, network_spec((1, 1, 32, 32), min_shape=(1, 1, 8, 6))) as session:
+        other = np.ones((1, 1, 32, 16), np.float32)
+        first = session.run(TENSOR, time_limit_s=60).copy()
+        assert address(session) == address(session)
+        for _ in range(2):
+            assert session.run(other, time_limit_s=60).shape == (1, 2, 32, 16)
+        assert np.array_equal(session.run(TENSOR, time_limit_s=60), first)
+
+
 def test_memory_that_somebody_has_is_not(session: Session) -> None:
     held = session.run(TENSOR, time_limit_s=60)[0, 1, ::2]
     start = held.ctypes.data
