@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from appliance.domain.geometry import Grid
 
-_MOST_SLICES = 4
-"""For each source slice: two slices that nearly coincide must not ask for more memory than any image has."""
+_PER_INTERVAL = 4
+"""At most so many even slices for each of the source: two that nearly coincide must not ask for all memory."""
 _MOST_SAMPLES = 512**3
 """Of the even stack, unless the source itself has more."""
 
@@ -38,8 +38,8 @@ class EvenStack:
         self._places = grid.places
         length = float(grid.places[-1])
         intervals = length / float(np.diff(grid.places).min())
-        most = max(grid.shape[0], min(_MOST_SLICES * grid.shape[0], _MOST_SAMPLES // (grid.shape[1] * grid.shape[2])))
-        self._count = min(int(np.ceil(intervals - 1e-6)) + 1, most)
+        most = max(grid.shape[0], _MOST_SAMPLES // (grid.shape[1] * grid.shape[2]))
+        self._count = min(int(np.ceil(intervals - 1e-6)) + 1, _PER_INTERVAL * (grid.shape[0] - 1) + 1, most)
         self._step = length / (self._count - 1)
         self.affine: NDArray[np.float64] = grid.affine.copy()
         self.affine[:3, 0] *= self._step
