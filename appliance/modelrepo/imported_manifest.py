@@ -20,7 +20,7 @@ _RADIOGRAPH = 512
 _GOLDEN_ANGLE = 0.381966
 """Of a circle of hues: neighbours in a list get colors that differ much."""
 
-_ANATOMY = '{value: "123037004", scheme: SCT, meaning: Anatomical Structure}'
+_ANATOMY = '{value: "91723000", scheme: SCT, meaning: Anatomical Structure}'
 _SOP_CLASSES = {
     "volume": (
         ("1.2.840.10008.5.1.4.1.1.2", "CT Image Storage"),

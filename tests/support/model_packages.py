@@ -93,7 +93,7 @@ def _sha256(path: Path) -> str:
 
 
 def _manifest(name: str, version: str, scope: str, activation: str) -> dict[str, Any]:
-    code = {"value": "123037004", "scheme": "SCT", "meaning": "Anatomical Structure"}
+    code = {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"}
     return {
         "schema_version": 1,
         "name": name,

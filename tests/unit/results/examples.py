@@ -19,7 +19,7 @@ from appliance.manifest.manifest import InputSpec
 from appliance.results.context import ResultContext
 from appliance.results.sources import SourceImages
 
-ANATOMY = Code("123037004", "SCT", "Anatomical Structure")
+ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
 BRAIN = Code("12738006", "SCT", "Brain")
 LUNG = Code("39607008", "SCT", "Lung")
 RIGHT = Code("24028007", "SCT", "Right")
