@@ -37,6 +37,8 @@ _Result = TypeVar("_Result")
 _MIN_RUNS, _MAX_RUNS = 3, 500
 _WARM_UP_IMAGES = 3
 """Memory pools have their size after so many images."""
+_ENOUGH_IMAGES, _PATIENCE_S = 20, 60.0
+"""A leak shows over so many images; of a model that takes long for each, over as many as this time has room for."""
 _LIMIT_S = 600.0
 
 
@@ -260,8 +262,12 @@ def _grow(subject: Subject, seconds: float) -> Growth:
     for _ in range(_WARM_UP_IMAGES):
         once()
     before, device_before = _resident_mb(), _device_mb(model)
-    images, deadline = 0, time.monotonic() + seconds
-    while images < _MIN_RUNS or time.monotonic() < deadline:
+    images, started = 0, time.monotonic()
+    while (
+        images < _MIN_RUNS
+        or (passed := time.monotonic() - started) < seconds
+        or (images < _ENOUGH_IMAGES and passed < _PATIENCE_S)
+    ):
         once()
         images += 1
     after, device_after = _resident_mb(), _device_mb(model)
