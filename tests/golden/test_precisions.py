@@ -21,6 +21,8 @@ from tests.support.studies import REPOSITORY
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PACKAGES = ModelRepository(REPOSITORY / "engines", REPOSITORY / ".cache" / "state" / "weights").packages
+HEAVY = {"ct-head-brain", "mr-brain-volumetry"}
+"""Networks that ONNX Runtime takes minutes for in each reduced precision."""
 LEFT_OUT = {
     "float16": "3D",
     "bfloat16": "sm75",  # Turing does not have the type
@@ -63,7 +65,15 @@ def reduced(package: ModelPackage, reference: Model, precision: Precision, cache
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.manifest.name)
+@pytest.mark.parametrize(
+    "package",
+    [
+        pytest.param(
+            package, id=package.manifest.name, marks=[pytest.mark.long] if package.manifest.name in HEAVY else []
+        )
+        for package in PACKAGES
+    ],
+)
 def test_measured_then_built(package: ModelPackage, precision: Precision, tmp_path: Path, api: TensorRtApi) -> None:
     cache = tmp_path / "cache"
     try:
