@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 
 from appliance.cli.units import Unit, units_in
+from appliance.config.layout import StateLayout
 from appliance.config.reader import read_settings
 from appliance.config.settings import Settings
 from appliance.errors import UnsuitableImage
+from appliance.manifest.manifest import Precision
+from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.encoding import encode
 from appliance.pipeline.model import Model
 from appliance.services.inference import thread_count, verifier
-from appliance.services.models import repository
+from appliance.services.models import models_at_rest, repository
 from appliance.services.role import state_of
 from appliance.spool.durable import ensure_folder
 
@@ -30,7 +33,8 @@ def infer(
     """
     settings = read_settings(config)
     layout = state_of(settings, state_dir)
-    model = Model(repository(settings, layout).find(model_name), threads=thread_count(settings), cache=layout.cache)
+    package, precision = _wanted(settings, layout, model_name)
+    model = Model(package, threads=thread_count(settings), cache=layout.cache, precision=precision)
     units = units_in(folder, model.manifest.scope, max_bytes=settings.dicom.max_instance_bytes, say=_say)
     wanted, refusals = [], []
     for unit in units:
@@ -59,6 +63,14 @@ def infer(
     if not results:
         _say("nothing was judged" if units else f"there are no DICOM images below {folder}")
     return 0 if results else _EXIT_UNSUITABLE
+
+
+def _wanted(settings: Settings, layout: StateLayout, name: str) -> tuple[ModelPackage, Precision | None]:
+    """What serves under this name; where nothing does, or a version is named, the package as its manifest has it."""
+    for serving in models_at_rest(settings, layout).models:
+        if serving.manifest.name == name and not serving.shadow:
+            return serving.package, serving.precision
+    return repository(settings, layout).find(name), None
 
 
 def _judge(model: Model, unit: Unit, folder: Path, settings: Settings) -> dict[str, object]:

@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from appliance.backends.table import backend_class
+from appliance.config.layout import StateLayout
+from appliance.journal.journal import Journal
+from appliance.journal.records import ModelVersion
 from appliance.results.readback import read_report
 from tests.support.daemon import Daemon
 from tests.support.studies import chest_study
@@ -144,6 +148,24 @@ def test_infer_writes_the_results_and_prints_them(tmp_path: Path, shared_data_di
     assert [line.value for line in read_report(dcmread(files["sr"]))] == pytest.approx(
         printed, abs=0.005
     )  # as many decimals as are honest
+
+
+@pytest.mark.shared_data
+def test_infer_runs_what_serves(tmp_path: Path, shared_data_dir: Path) -> None:
+    """At the precision that was activated; a version that is named is as its package has it."""
+    reason = backend_class("openvino").unavailable("bfloat16")
+    if reason is not None:
+        pytest.skip(reason)
+    chest_study(shared_data_dir, tmp_path / "in", "serving")
+    journal = Journal(StateLayout(tmp_path / "state").journal)
+    journal.activations.activate("cxr-lung", ModelVersion("1.0.0", "bfloat16"), 100.0)
+    journal.close()
+    for model, precision in {"cxr-lung": "bfloat16", "cxr-lung/1.0.0": "float32"}.items():
+        done = appliance("infer", tmp_path / "in", "--model", model, "-o", tmp_path / "out", "--json",
+                         "--state-dir", tmp_path / "state")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (result,) = json.loads(done.stdout)
+        assert result["algorithm"]["parameters"]["precision"] == precision
 
 
 def test_infer_on_what_the_model_does_not_want(tmp_path: Path) -> None:
