@@ -107,7 +107,7 @@ def print_verification(verification: Verification) -> None:
         print(f"        {case.case}{difference}")
         for agreement in case.agreements:
             measured = "".join(
-                f"  {found.quantity} {found.value:.4g} (expected {found.expected:.4g} within {found.tolerance:.1%})"
+                f"  {found.quantity} {found.value:.6g} (expected {found.expected:.6g} within {found.tolerance:.1%})"
                 for found in case.measured
                 if found.structure == agreement.structure
             )
