@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Final
 
 _BUFFER_BYTES: Final = 256 * 1024
+_GIVEN_BACK_BYTES: Final = 6
+"""Room for the head of a PDU in front of a full buffer."""
 _MOST_DRAINED: Final = 64
 MAX_PDU_BYTES: Final = 1024 * 1024
 """A longer PDU is not read: a request with 128 contexts needs less, and P-DATA has the negotiated limit."""
@@ -30,8 +32,7 @@ class PeerStream:
         self._connection = connection
         self._timeout_s = timeout_s
         self._deadline = 0.0
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(bytearray(_BUFFER_BYTES + _GIVEN_BACK_BYTES))
         self._start = self._end = 0
 
     @property
@@ -59,7 +60,7 @@ class PeerStream:
         OSError
             They do not come: the time is over, or the peer has closed the connection.
         """
-        if self._start + count > len(self._buffer):
+        if self._start + count > _BUFFER_BYTES:
             self._view[: self.buffered] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, self.buffered
         while self.buffered < count:
@@ -73,7 +74,7 @@ class PeerStream:
             self._start = self._end = 0
 
     def give_back(self, content: bytes) -> None:
-        """Put bytes in front of what comes next."""
+        """Put the head of a PDU in front of what comes next."""
         rest = content + bytes(self._view[self._start : self._end])
         self._start, self._end = 0, len(rest)
         self._view[: len(rest)] = rest
@@ -129,7 +130,7 @@ class PeerStream:
         if left_s <= 0:
             raise TimeoutError("the peer stopped in the middle of a PDU")
         self._connection.settimeout(left_s)
-        arrived = self._connection.recv_into(self._view[self._end :])
+        arrived = self._connection.recv_into(self._view[self._end : _BUFFER_BYTES])
         if not arrived:
             raise EndOfStream("the peer has closed the connection")
         # A sender that does not switch Nagle's algorithm off keeps the end of an image until what went before is
