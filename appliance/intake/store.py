@@ -159,6 +159,12 @@ class InstanceStore:
             except RejectedInput as refusal:
                 # Promised files are whole: this one was not on the disk yet, and its sender got no answer.
                 _log.warning("an instance whose arrival was cut short is removed: %s", refusal)
+            except OSError as error:
+                # It stays for the next start: one file that cannot be read must not keep all others from being taken.
+                _log.error(
+                    "an arrival cannot be taken up again (%s) and stays in arrivals/ of the spool", error.strerror
+                )
+                continue
             self.spool.arrivals.follow(arrival.mark)
         self.confirm()
         return recovered

@@ -233,3 +233,14 @@ def test_an_arrival_that_was_cut_short_was_never_answered(reception: Reception) 
     (mark.parent / "somebody's file").touch()
     assert reception.store.recover() == 1
     assert [path.name for path in marks(reception)] == ["somebody's file"]
+
+
+def test_an_arrival_that_cannot_be_read_stays_and_hinders_nothing(reception: Reception) -> None:
+    """Here a folder in the place of its file; on a failing disk an error of reading."""
+    accept(reception, part10(data_set()))
+    (mark,) = marks(reception)
+    lose_the_journal(reception)
+    unreadable = mark.with_name("1.5-dicom-1-1.dcm")
+    unreadable.mkdir()
+    assert reception.store.recover() == 1
+    assert marks(reception) == [unreadable]
