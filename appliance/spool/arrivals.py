@@ -10,6 +10,7 @@ One flush of the disk is then enough for each instance, where the file, its fold
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import threading
@@ -18,10 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.errors import ConfigurationError
 from appliance.spool.durable import ensure_folder, fsync_file, fsync_folder
 from appliance.spool.group_sync import GroupSync
 
 _SYNCERS = 8
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""How file systems say that a file has one name only (link(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,32 @@ class Arrivals:
         self._syncers = ThreadPoolExecutor(_SYNCERS, thread_name_prefix="sync")
         self._lock = threading.Lock()
         self._marks: list[Path] = []
+
+    def require_links(self) -> None:
+        """Make sure that the file system can give a file two names, before any image relies on it.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot, as on FAT and on some network mounts.
+        """
+        probe = self._folder / f".probe-{os.getpid()}"
+        second = probe.with_name(f"{probe.name}-link")
+        try:
+            probe.touch()
+            os.link(probe, second)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                return  # a full disk, say: reception has its own words for that, and goes on when it has passed
+            raise ConfigurationError(
+                "images cannot be taken in on the file system of the state folder",
+                found=error.strerror,
+                expected="hard links",
+                mend="Put state_dir on a local file system such as ext4 or XFS",
+            ) from error
+        finally:
+            for path in (probe, second):
+                path.unlink(missing_ok=True)
 
     def move(self, incoming: Path, target: Path, source: str, received_at: float) -> Path:
         """Move a file to its place; when this returns, its bytes, its name and its mark are on the disk.

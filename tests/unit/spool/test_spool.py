@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from appliance.errors import SpoolFull
+from appliance.errors import ConfigurationError, SpoolFull
 from appliance.spool.spool import Spool
 
 
@@ -115,3 +116,20 @@ def test_without_a_mark_the_disk_may_fill_up(spool: Spool, monkeypatch: pytest.M
     spool.require_room()
     with pytest.raises(SpoolFull):
         spool.require_room(1)
+
+
+def test_a_file_system_without_hard_links_is_named_at_the_start(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.arrivals.require_links()
+
+    def failing(number: int) -> None:
+        def link(source: Path, target: Path) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "link", link)
+
+    failing(errno.ENOSPC)
+    spool.arrivals.require_links()  # a full disk does not keep the receiver from starting
+    failing(errno.EPERM)
+    with pytest.raises(ConfigurationError, match="found Operation not permitted, expected hard links"):
+        spool.arrivals.require_links()
+    assert list(spool.arrivals.left()) == [] and list((spool.root / "arrivals").iterdir()) == []
