@@ -78,6 +78,9 @@ class Assembly(Section):
     stable_age_s: Annotated[
         float, Field(gt=0, description="Without a better sign: no new image of the series for this long")
     ] = 30.0
+    images_in_acquisition: Annotated[
+        bool, Field(description="Whether Images in Acquisition (0020,1002) counts as the number of a series' images")
+    ] = True
 
 
 class Storage(Section):

@@ -10,7 +10,7 @@ from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.console.readiness import unready_reasons
 from appliance.journal.journal import Journal
-from appliance.journal.records import Activation, JobView
+from appliance.journal.records import Activation, JobView, SeriesView
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 
@@ -49,11 +49,25 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
         "failed_jobs": [_job(view, now) for view in journal.overview.failed_jobs(_SHOWN)],
         "models": [_model(activation) for activation in journal.activations.used(settings.models.names)],
         "refused_activations": [asdict(refused) for refused in journal.activations.refused(settings.models.names)],
+        "series": [_series(view, now) for view in journal.overview.series(_SHOWN)],
         "jobs": [_job(view, now) for view in journal.overview.jobs(_SHOWN)],
         "refusals": [
             {"series": series, "model": model, "reason": reason}
             for series, model, reason in journal.overview.refusals(_SHOWN)
         ],
+    }
+
+
+def _series(view: SeriesView, now: float) -> dict[str, Any]:
+    return {
+        "series": view.series_id,
+        "state": str(view.state),
+        "sign": view.sign,
+        "revision": view.revision,
+        "images": view.image_count,
+        "late": view.late,
+        "missing": view.missing,
+        "age_seconds": round(max(0.0, now - view.last_received_at), 1),
     }
 
 
@@ -101,12 +115,26 @@ def render_status(status: dict[str, Any]) -> str:
         for view in status["models"]:
             shadow = f"; in its shadow {_version(view['shadow'])}" if view["shadow"] else ""
             lines.append(f"  {view['model']:28} {_version(view['active'])}{shadow}")
+    if status["series"]:
+        lines += ["", "Newest series"]
+        for view in status["series"]:
+            images = f"{view['images']} image(s)" + "".join(
+                f", {view[what]} {what}" for what in ("late", "missing") if view[what]
+            )
+            sign = f" by {view['sign']}" if view["state"] == "complete" else ""
+            revision = f", revision {view['revision']}" if view["revision"] > 1 else ""
+            lines.append(
+                f"  {view['series']:6} {view['state'] + sign:33} {images}{revision}, "
+                f"{_duration(view['age_seconds'])} ago"
+            )
     if status["jobs"]:
         lines += ["", "Newest jobs"]
         for view in status["jobs"]:
+            revision = f", revision {view['revision']}" if view["revision"] > 1 else ""
             shadow = ", shadow" if view["shadow"] else ""
             lines.append(
-                f"  {view['job']:6} {view['state']:11} {view['model']:28} {_duration(view['age_seconds'])} ago{shadow}"
+                f"  {view['job']:6} {view['state']:11} {view['model']:28} "
+                f"{_duration(view['age_seconds'])} ago{revision}{shadow}"
             )
             if view["message"] and view["state"] != "failed":  # those stand above, with what to do
                 lines.append(f"         {view['message']}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from appliance.domain.states import Scope
 from appliance.intake.assessor import Assessor
-from appliance.journal.hints import send_hint
+from appliance.intake.signs import ASSEMBLER
+from appliance.journal.hints import HintSocket, send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import DueSeries
 from appliance.observability.guarded_thread import GuardedThread
@@ -28,7 +29,7 @@ class Assembler:
     Parameters
     ----------
     run_folder
-        Where the workers' wake-up sockets are.
+        Where the wake-up sockets are, the workers' and its own.
     on_fatal
         Called when the thread has failed and the role has to end.
     """
@@ -46,7 +47,6 @@ class Assembler:
         self._assessor = assessor
         self._metrics = metrics
         self._run_folder = run_folder
-        self._wake = threading.Event()
         self._stopping = False
         self._thread = GuardedThread("assembler", self._run, on_fatal)
 
@@ -57,22 +57,21 @@ class Assembler:
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the thread; what is due stays in the journal for the next start."""
         self._stopping = True
-        self._wake.set()
+        send_hint(self._run_folder, ASSEMBLER)
         self._thread.end(timeout_s)
 
     def settle(self, series_ids: Iterable[int], settle_at: float, sign: str) -> None:
         """Note an end mark (see ``Instances.settle``) and see to it in time."""
         self._journal.instances.settle(series_ids, settle_at, sign)
-        self._wake.set()
+        send_hint(self._run_folder, ASSEMBLER)
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            for series in self._journal.instances.due(time.time()):
-                self._complete(series)
-            due_at = self._journal.instances.next_due_at()
-            sleep_s = _POLL_S if due_at is None else min(_POLL_S, due_at - time.time())
-            self._wake.wait(max(0.0, sleep_s))
+        with closing(HintSocket(self._run_folder, ASSEMBLER)) as hints:
+            while not self._stopping:
+                for series in self._journal.instances.due(time.time()):
+                    self._complete(series)
+                due_at = self._journal.instances.next_due_at()
+                hints.wait(_POLL_S if due_at is None else min(_POLL_S, due_at - time.time()))
 
     def _complete(self, series: DueSeries) -> None:
         assessments = self._assessor.assess(Scope.SERIES, series.sop_class_uids, series.image_count, series.attributes)
@@ -80,16 +79,19 @@ class Assembler:
         if jobs is None:
             return  # an image came in between; the series is due again later
         self._metrics.series.labels(series.sign).inc()
+        if series.missing:
+            self._metrics.short_series.inc()
         self._assessor.count(assessments)
         if jobs:
             send_hint(self._run_folder, "worker")
         refusals = "; ".join(f"{a.model}: {a.refusal}" for a in assessments if a.refusal and not a.shadow)
         _log.info(
-            "series %d revision %d complete (%s): %d image(s), %d job(s)%s",
+            "series %d revision %d complete (%s): %d image(s)%s, %d job(s)%s",
             series.series_id,
             series.revision,
             series.sign,
             series.image_count,
+            f" of {series.image_count + series.missing} expected" if series.missing else "",
             jobs,
             f"; {refusals}" if refusals else "",
         )

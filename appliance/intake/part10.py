@@ -34,6 +34,7 @@ _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
 _STUDY_INSTANCE_UID = 0x0020000D
 _SERIES_INSTANCE_UID = 0x0020000E
+_IMAGES_IN_ACQUISITION = 0x00201002
 _NUMBER_OF_FRAMES = 0x00280008
 _PIXEL_DATA = 0x7FE00010
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, _PIXEL_DATA})
@@ -47,6 +48,7 @@ _KEPT = frozenset(MATCH_ATTRIBUTES.values()) | {
     _SOP_INSTANCE_UID,
     _STUDY_INSTANCE_UID,
     _SERIES_INSTANCE_UID,
+    _IMAGES_IN_ACQUISITION,
 }
 _DECIMALS = frozenset(
     {"SliceThickness", "RepetitionTime", "EchoTime", "InversionTime", "MagneticFieldStrength", "FlipAngle"}
@@ -70,6 +72,8 @@ class ScannedInstance:
         The matching attributes that are there (``domain.attributes``), typed, text decoded leniently.
     frames
         Number of Frames (0028,0008), 1 where it is absent.
+    images_in_acquisition
+        Images in Acquisition (0020,1002), 0 where it is absent or no number.
     has_pixel_data
         Whether (7FE0,0010), (7FE0,0008) or (7FE0,0009) is there; reports and presentation states have none.
     has_head
@@ -85,6 +89,7 @@ class ScannedInstance:
     transfer_syntax_uid: str
     attributes: Attributes
     frames: int
+    images_in_acquisition: int
     has_pixel_data: bool
     has_head: bool
     data_set_offset: int
@@ -153,6 +158,7 @@ def scan(descriptor: int, *, max_bytes: int) -> ScannedInstance:
         transfer_syntax_uid=transfer_syntax_uid,
         attributes=attributes,
         frames=frames if isinstance(frames, int) else 1,
+        images_in_acquisition=_count(_text(values.get(_IMAGES_IN_ACQUISITION, b""))),
         has_pixel_data=has_pixel_data,
         has_head=has_head,
         data_set_offset=offset,
@@ -385,7 +391,12 @@ def _typed(keyword: str, raw: bytes, charset: str, big_endian: bool) -> Attribut
     return parts if len(parts) > 1 else parts[0]
 
 
+def _count(text: str) -> int:
+    return int(text) if _INTEGER.match(text) and 0 < int(text) < 2**31 else 0
+
+
 def _frames(text: str) -> int:
-    if not _INTEGER.match(text) or not 0 < int(text) < 2**31:
+    count = _count(text)
+    if not count:
         raise _malformed("a Number of Frames that is no positive number")
-    return int(text)
+    return count

@@ -17,6 +17,7 @@ from appliance.errors import RejectedInput
 from appliance.intake.assessor import Assessor
 from appliance.intake.file_meta import encode_head
 from appliance.intake.part10 import ScannedInstance, scan_file
+from appliance.intake.signs import ASSEMBLER, announced_images
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, KnownInstance, ReceivedInstance, Registration
@@ -66,6 +67,10 @@ class InstanceStore:
     ----------
     stable_age_s
         After the last image of a series, how long until it may be called complete without a better sign.
+    settle_s
+        The same when as many images are here as they announce.
+    count_announced
+        Whether what images say about their number counts (``signs.announced_images``).
     max_instance_bytes
         Largest file that is taken.
     run_folder
@@ -80,6 +85,8 @@ class InstanceStore:
         metrics: Metrics,
         *,
         stable_age_s: float,
+        settle_s: float,
+        count_announced: bool,
         max_instance_bytes: int,
         run_folder: Path,
     ) -> None:
@@ -89,6 +96,8 @@ class InstanceStore:
         self._assessor = assessor
         self._metrics = metrics
         self._stable_age_s = stable_age_s
+        self._settle_s = settle_s
+        self._count_announced = count_announced
         self._run_folder = run_folder
         # Two senders may bring the same UID at once. Locks are shared by chance, so that their number stays bounded.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
@@ -228,7 +237,12 @@ class InstanceStore:
         self._assessor.count(assessments)
         if registration.jobs:
             send_hint(self._run_folder, "worker")
+        if registration.awaited:
+            send_hint(self._run_folder, ASSEMBLER)
+        if registration.revision > 1:
+            self._metrics.late_images.inc()
         if registration.reopened:
+            self._metrics.revisions.inc()
             _log.info("a late image opened revision %d of series %d", registration.revision, registration.series_id)
         return registration.series_id
 
@@ -256,9 +270,11 @@ class InstanceStore:
                 sha256=sha256,
                 source=source,
                 received_at=received_at,
+                announced=announced_images(scanned) if self._count_announced else 0,
             ),
             assessments,
             stable_age_s=self._stable_age_s,
+            settle_s=self._settle_s,
         )
 
     def _keep_apart(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
+from appliance.domain.states import SeriesState
 from appliance.journal.database import Database
 from appliance.journal.records import Assessment, DueSeries, KnownInstance, ReceivedInstance, Registration
+
+STABLE_AGE: Final = "stable age"
+IMAGES_IN_ACQUISITION: Final = "images in acquisition"
+"""Signs that a series is complete; the others are named by whoever notes them with ``settle``."""
 
 _BEHIND_ALL = 1e10
 """Added to the rank of a shadow's job, in seconds: centuries, so that it is claimed after all that are waited for."""
@@ -29,12 +35,24 @@ class Instances:
         return None if row is None else KnownInstance(row["instance_id"], row["sha256"], row["path"])
 
     def register(
-        self, instance: ReceivedInstance, assessments: Sequence[Assessment], *, stable_age_s: float
+        self,
+        instance: ReceivedInstance,
+        assessments: Sequence[Assessment],
+        *,
+        stable_age_s: float,
+        settle_s: float = 0.0,
     ) -> Registration:
         """Register an instance whose file and mark are durable; the mark stays until ``Journal.flush`` has returned.
 
         ``assessments`` are those of the one-instance models: each *yes* queues its job in the same transaction. A late
         image reopens its series as the next revision and supersedes jobs of the earlier one that have not started.
+
+        Parameters
+        ----------
+        stable_age_s
+            After this one, how long until the series may be called complete without a better sign.
+        settle_s
+            The same once as many images are here as all of them announce.
 
         Raises
         ------
@@ -42,7 +60,8 @@ class Instances:
             The UID is already registered; ask ``find`` first, under a lock on the UID.
         """
         with self._database.transaction(durable=False) as connection:
-            series_id, revision, reopened = _open_series(connection, instance, stable_age_s)
+            opened = _open_series(connection, instance, stable_age_s, settle_s)
+            series_id, revision = opened["series_id"], opened["revision"]
             instance_id = connection.execute(
                 "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, frames,"
                 " revision, path, bytes, sha256, source, received_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
@@ -71,7 +90,8 @@ class Instances:
                 last_received_at=instance.received_at,
                 created_at=instance.received_at,
             )
-        return Registration(series_id, instance_id, revision, reopened, jobs)
+        reopened = opened["state"] == SeriesState.COMPLETE
+        return Registration(series_id, instance_id, revision, reopened, opened["sign"] != STABLE_AGE, jobs)
 
     def add_conflict(self, instance_id: int, sha256: str, path: str, source: str, received_at: float) -> bool:
         """Note other bytes under a known UID; ``False`` when these very bytes were noted before."""
@@ -93,6 +113,9 @@ class Instances:
     def settle(self, series_ids: Iterable[int], settle_at: float, sign: str) -> None:
         """Note an end mark: the series may be called complete at ``settle_at``, if no further image comes.
 
+        Where as many images are here as they announce, two signs agree, and it may be at once. Where fewer are here,
+        the mark was not the end: the stable age stays.
+
         Parameters
         ----------
         sign
@@ -100,9 +123,14 @@ class Instances:
         """
         with self._database.transaction() as connection:
             connection.executemany(
-                "UPDATE series SET settle_at = ?, sign = ? "
-                "WHERE series_id = ? AND state = 'receiving' AND settle_at > ?",
-                [(settle_at, sign, series_id, settle_at) for series_id in series_ids],
+                "UPDATE series SET settle_at = iif(announced = image_count, min(last_received_at, :at), :at),"
+                " sign = iif(announced = image_count, :announced, :sign) "
+                "WHERE series_id = :series_id AND state = 'receiving' AND announced <= image_count"
+                " AND settle_at > iif(announced = image_count, min(last_received_at, :at), :at)",
+                [
+                    {"at": settle_at, "sign": sign, "announced": IMAGES_IN_ACQUISITION, "series_id": series_id}
+                    for series_id in series_ids
+                ],
             )
 
     def next_due_at(self) -> float | None:
@@ -118,7 +146,8 @@ class Instances:
         """The series that may be called complete at ``now``, longest due first."""
         connection = self._database.connection()
         rows = connection.execute(
-            "SELECT series_id, revision, sign, attributes, image_count FROM series "
+            "SELECT series_id, revision, sign, attributes, image_count,"
+            " max(announced - image_count, 0) AS missing FROM series "
             "WHERE state = 'receiving' AND settle_at <= ? ORDER BY settle_at LIMIT 100",
             (now,),
         ).fetchall()
@@ -129,6 +158,7 @@ class Instances:
                 sign=row["sign"],
                 attributes=json.loads(row["attributes"]),
                 image_count=row["image_count"],
+                missing=row["missing"],
                 sop_class_uids=frozenset(
                     found[0]
                     for found in connection.execute(
@@ -168,9 +198,12 @@ class Instances:
 
 
 def _open_series(
-    connection: sqlite3.Connection, instance: ReceivedInstance, stable_age_s: float
-) -> tuple[int, int, bool]:
-    """Find or make the series of an instance; return its id, its revision and whether it was reopened."""
+    connection: sqlite3.Connection, instance: ReceivedInstance, stable_age_s: float, settle_s: float
+) -> Mapping[str, Any]:
+    """Find or make the series of an instance.
+
+    Returns its ``series_id`` and ``revision``, the ``state`` that it was in before (empty: it is new) and its ``sign``.
+    """
     now = instance.received_at
     connection.execute(
         "INSERT OR IGNORE INTO study (study_instance_uid, created_at) VALUES (?,?)", (instance.study_instance_uid, now)
@@ -184,26 +217,42 @@ def _open_series(
     ).fetchone()
     if row is None:
         series_id = connection.execute(
-            "INSERT INTO series (study_id, series_instance_uid, attributes, image_count, first_received_at,"
-            " last_received_at, settle_at, sign) VALUES (?,?,?,?,?,?,?,'stable age') RETURNING series_id",
+            "INSERT INTO series (study_id, series_instance_uid, attributes, image_count, announced, first_received_at,"
+            " last_received_at, settle_at, sign) VALUES (?,?,?,?,?,?,?,?,?) RETURNING series_id",
             (
                 study_id,
                 instance.series_instance_uid,
                 json.dumps(dict(instance.attributes)),
                 instance.frames,
+                instance.announced,
                 now,
                 now,
                 now + stable_age_s,
+                STABLE_AGE,
             ),
         ).fetchone()[0]
-        return series_id, 1, False
-    series_id, reopened = row["series_id"], row["state"] == "complete"
+        return {"series_id": series_id, "revision": 1, "state": "", "sign": STABLE_AGE}
+    series_id, reopened = row["series_id"], row["state"] == SeriesState.COMPLETE
     revision = row["revision"] + (1 if reopened else 0)
-    connection.execute(
-        "UPDATE series SET state = 'receiving', revision = ?, image_count = image_count + ?, last_received_at = ?,"
-        " settle_at = ?, sign = 'stable age' WHERE series_id = ?",
-        (revision, instance.frames, now, now + stable_age_s, series_id),
-    )
+    # The right-hand sides see the row as it was. A number that not all images give is none.
+    whole = "announced = :announced AND announced = image_count + :frames"
+    sign = connection.execute(
+        "UPDATE series SET state = 'receiving', revision = :revision, image_count = image_count + :frames,"
+        " announced = iif(announced = :announced, announced, 0), last_received_at = :now,"
+        f" settle_at = iif({whole}, :settled, :stable), sign = iif({whole}, :announced_sign, :stable_sign) "
+        "WHERE series_id = :series_id RETURNING sign",
+        {
+            "revision": revision,
+            "frames": instance.frames,
+            "announced": instance.announced,
+            "now": now,
+            "settled": now + min(settle_s, stable_age_s),
+            "stable": now + stable_age_s,
+            "announced_sign": IMAGES_IN_ACQUISITION,
+            "stable_sign": STABLE_AGE,
+            "series_id": series_id,
+        },
+    ).fetchone()[0]
     if reopened:
         connection.execute(
             "UPDATE job SET state = 'superseded', reason = 'late-image', finished_at = ?,"
@@ -211,7 +260,7 @@ def _open_series(
             "WHERE series_id = ? AND instance_id IS NULL AND state = 'queued'",
             (now, series_id),
         )
-    return series_id, revision, reopened
+    return {"series_id": series_id, "revision": revision, "state": row["state"], "sign": sign}
 
 
 def _assess(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.domain.states import DeliveryState, JobState, Scope
+from appliance.domain.states import DeliveryState, JobState, Scope, SeriesState
 from appliance.journal.database import Database
-from appliance.journal.records import DeliveryView, JobView
+from appliance.journal.records import DeliveryView, JobView, SeriesView
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,17 @@ class Overview:
             )
         )
         return Waiting(series, job, delivery)
+
+    def series(self, limit: int) -> list[SeriesView]:
+        """The newest series, newest first."""
+        rows = self._database.connection().execute(
+            "SELECT series_id, state, revision, sign, image_count, max(announced - image_count, 0) AS missing,"
+            " last_received_at, (SELECT count(*) FROM instance"
+            " WHERE instance.series_id = series.series_id AND instance.revision > 1) AS late "
+            "FROM series ORDER BY series_id DESC LIMIT ?",
+            (limit,),
+        )
+        return [SeriesView(**{**row, "state": SeriesState(row["state"])}) for row in rows]
 
     def jobs(self, limit: int) -> list[JobView]:
         """The newest jobs, newest first."""

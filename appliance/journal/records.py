@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from appliance.domain.attributes import Attributes
-from appliance.domain.states import DeliveryState, JobState, Scope
+from appliance.domain.states import DeliveryState, JobState, Scope, SeriesState
 from appliance.manifest.manifest import Precision
 
 
@@ -15,7 +15,8 @@ class ReceivedInstance:
     """An instance whose file is durable, about to be registered.
 
     ``path`` is relative to the spool; ``sha256`` is of the data set without the file meta information; ``source`` is
-    ``dicom`` or ``dropfolder``; times are seconds since 1970.
+    ``dicom`` or ``dropfolder``; times are seconds since 1970; ``announced`` is how many images the series has as this
+    one says, 0 where it does not say.
     """
 
     study_instance_uid: str
@@ -30,6 +31,7 @@ class ReceivedInstance:
     sha256: str
     source: str
     received_at: float
+    announced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +121,29 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What became of a registered instance."""
+    """What became of a registered instance.
+
+    ``reopened``: it came late, and opened the revision; ``awaited``: it was the last one that was expected.
+    """
 
     series_id: int
     instance_id: int
     revision: int
     reopened: bool
+    awaited: bool
     jobs: int
 
 
 @dataclass(frozen=True, slots=True)
 class DueSeries:
-    """A series that may be called complete now."""
+    """A series that may be called complete now; ``missing`` is how many images it is short of what was expected."""
 
     series_id: int
     revision: int
     sign: str
     attributes: Attributes
     image_count: int
+    missing: int
     sop_class_uids: frozenset[str]
 
 
@@ -210,6 +217,20 @@ class JobView:
     last_received_at: float
     created_at: float
     finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesView:
+    """One series as status pages show it; ``missing`` images were expected and are not here."""
+
+    series_id: int
+    state: SeriesState
+    revision: int
+    sign: str
+    image_count: int
+    missing: int
+    late: int
+    last_received_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,21 @@ class Metrics:
             ["sign"],
             registry=registry,
         )
+        self.short_series = Counter(
+            "appliance_series_short",
+            "Series that were called complete by their stable age although more images were expected",
+            registry=registry,
+        )
+        self.revisions = Counter(
+            "appliance_series_reopened",
+            "Series that a late image opened again, as their next revision, after they had been called complete",
+            registry=registry,
+        )
+        self.late_images = Counter(
+            "appliance_late_images",
+            "Instances that came after their series had been called complete once",
+            registry=registry,
+        )
         self.assessments = Counter(
             "appliance_assessments",
             "Answers of models to images, by model and answer (yes, no)",

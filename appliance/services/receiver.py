@@ -47,6 +47,8 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             assessor,
             metrics,
             stable_age_s=settings.assembly.stable_age_s,
+            settle_s=settings.assembly.settle_s,
+            count_announced=settings.assembly.images_in_acquisition,
             max_instance_bytes=settings.dicom.max_instance_bytes,
             run_folder=layout.run,
         )

@@ -50,6 +50,7 @@ class Reception:
         max_instance_bytes: int = 64 * 1024 * 1024,
         stable_age_s: float = 30.0,
         settle_s: float = 0.1,
+        count_announced: bool = True,
     ) -> None:
         self.layout = StateLayout(root)
         self.journal = Journal(self.layout.journal)
@@ -64,6 +65,8 @@ class Reception:
             self.assessor,
             self.metrics,
             stable_age_s=stable_age_s,
+            settle_s=settle_s,
+            count_announced=count_announced,
             max_instance_bytes=max_instance_bytes,
             run_folder=self.layout.run,
         )

@@ -14,7 +14,7 @@ from appliance.journal.records import Assessment, ModelVersion
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 from tests.unit.console.conftest import ROLES, Bench
-from tests.unit.journal.makers import YES, claim, queue_job, received, register, succeed
+from tests.unit.journal.makers import YES, claim, complete, queue_job, received, register, succeed
 
 
 def status(bench: Bench) -> dict[str, Any]:
@@ -119,6 +119,27 @@ def test_what_was_kept_apart_is_named(bench: Bench) -> None:
     assert "NOTE   1 instance(s) came with the UID of another" in page
     assert "NOTE   1 file(s) could not be taken and lie in spool/rejected" in page
     assert "the newest: it is a text" in page
+
+
+def test_series_with_their_sign_revision_and_late_images(bench: Bench) -> None:
+    register(bench.journal, received("1.1", at=time.time() - 60, announced=3))
+    complete(bench.journal, time.time())
+    register(bench.journal, received("1.2", at=time.time(), announced=3))
+    register(bench.journal, received("2.1", series="2", at=time.time() - 60))
+    complete(bench.journal, time.time())
+    page = text(bench)
+    assert "       1 receiving                         2 image(s), 1 late, 1 missing, revision 2, 0 s ago" in page
+    assert "       2 complete by stable age            1 image(s), 60 s ago" in page
+    assert status(bench)["series"][1] == {
+        "series": 1,
+        "state": "receiving",
+        "sign": "stable age",
+        "revision": 2,
+        "images": 2,
+        "late": 1,
+        "missing": 1,
+        "age_seconds": 0.0,
+    }
 
 
 def test_why_models_did_not_want_images(bench: Bench) -> None:

@@ -142,6 +142,15 @@ def test_values_are_typed(scan) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "count"),
+    [("300", 300), (" 300", 300), ("", 0), ("0", 0), ("-3", 0), ("many", 0), ("2147483648", 0), ("3\\\\4", 0)],
+)
+def test_images_in_acquisition_is_a_number_or_nothing(scan, written: str, count: int) -> None:
+    extra = [(0x00201002, text(0x00201002, "IS", written))]
+    assert scan(part10(data_set(extra=extra))).images_in_acquisition == count
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty"),

@@ -9,6 +9,10 @@ from pathlib import Path
 from appliance.domain.attributes import Attributes
 from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, ClaimedJob, DueSeries, ReceivedInstance, Registration, ResultRow
+from tests.conftest import REPOSITORY
+
+SCRIPTS = sorted((REPOSITORY / "appliance" / "journal" / "schema").glob("*.sql"))
+"""The versions of the schema; the first one is number 1."""
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 STABLE_AGE_S = 30.0
@@ -23,6 +27,7 @@ def received(
     study: str = "1.2",
     at: float = 100.0,
     frames: int = 1,
+    announced: int = 0,
     attributes: Attributes | None = None,
 ) -> ReceivedInstance:
     """An instance that has arrived at ``at``."""
@@ -39,6 +44,7 @@ def received(
         sha256=f"sha256 of {sop}",
         source="dicom",
         received_at=at,
+        announced=announced,
     )
 
 
@@ -47,9 +53,10 @@ def register(
     instance: ReceivedInstance,
     assessments: Sequence[Assessment] = (),
     stable_age_s: float = STABLE_AGE_S,
+    settle_s: float = 1.0,
 ) -> Registration:
     """Register an instance; without ``assessments`` no model wants single instances."""
-    return journal.instances.register(instance, assessments, stable_age_s=stable_age_s)
+    return journal.instances.register(instance, assessments, stable_age_s=stable_age_s, settle_s=settle_s)
 
 
 def complete(

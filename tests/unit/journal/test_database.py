@@ -14,9 +14,8 @@ import pytest
 from appliance.errors import JournalError
 from appliance.journal.database import Database
 from appliance.journal.journal import Journal
-from tests.conftest import REPOSITORY
 from tests.support.waiting import wait_for
-from tests.unit.journal.makers import claim, complete, queue_job, received, register, succeed
+from tests.unit.journal.makers import SCRIPTS, claim, complete, queue_job, received, register, succeed
 
 
 def test_promises_survive_power_loss(path: Path) -> None:
@@ -118,12 +117,12 @@ def test_opening_again_changes_nothing(path: Path) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", range(1, len(SCRIPTS)))
 def test_an_older_versions_journal_is_brought_up_to_date(path: Path, version: int) -> None:
     """With what it holds: here a job that waits and one that failed."""
     path.parent.mkdir()
     connection = sqlite3.connect(path)
-    for script in sorted((REPOSITORY / "appliance" / "journal" / "schema").glob("*.sql"))[:version]:
+    for script in SCRIPTS[:version]:
         connection.executescript(script.read_text())
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("INSERT INTO study VALUES (1, '1.2', 100)")
@@ -146,7 +145,7 @@ def test_an_older_versions_journal_is_brought_up_to_date(path: Path, version: in
     assert claim(journal).shadow is False
     journal.close()
     connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == len(SCRIPTS)
     connection.close()
 
 
@@ -157,7 +156,8 @@ def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
     connection.close()
     with pytest.raises(JournalError) as caught:
         Journal(path)
-    assert "newer version: found schema 99, expected 4 or older. Install the appliance version" in str(caught.value)
+    expected = f"newer version: found schema 99, expected {len(SCRIPTS)} or older. Install the appliance version"
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

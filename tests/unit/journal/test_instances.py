@@ -84,6 +84,49 @@ def test_an_image_after_the_end_mark_begins_to_wait_anew(journal: Journal) -> No
     assert journal.instances.next_due_at() == 104 + STABLE_AGE_S
 
 
+def test_as_many_images_as_they_announce_settle_the_series(journal: Journal) -> None:
+    assert not register(journal, received("1.1", at=100, announced=2)).awaited
+    registration = register(journal, received("1.2", at=101, announced=2))
+    assert registration.awaited
+    [series] = journal.instances.due(102)
+    assert (series.sign, series.missing) == ("images in acquisition", 0)
+    # One more proves the number wrong: it says nothing any more, and holds nothing back.
+    assert not register(journal, received("1.3", at=101.5, announced=2)).awaited
+    journal.instances.settle([registration.series_id], 103, "association released")
+    assert [found.sign for found in journal.instances.due(103)] == ["association released"]
+
+
+def test_an_end_mark_of_a_series_with_all_announced_images_is_at_once(journal: Journal) -> None:
+    register(journal, received("1.1", at=100, announced=2))
+    registration = register(journal, received("1.2", at=101, announced=2))
+    journal.instances.settle([registration.series_id], 102.01, "association released")
+    [series] = journal.instances.due(101.01)
+    assert series.sign == "images in acquisition"
+
+
+def test_an_end_mark_while_announced_images_are_missing_does_not_count(journal: Journal) -> None:
+    register(journal, received("1.1", at=100, announced=3))
+    registration = register(journal, received("1.2", at=101, announced=3))
+    journal.instances.settle([registration.series_id], 102, "association released")
+    assert journal.instances.next_due_at() == 101 + STABLE_AGE_S
+    [series] = journal.instances.due(200)
+    assert (series.sign, series.image_count, series.missing) == ("stable age", 2, 1)
+    complete(journal, 200)
+    # The last one comes late: the number is reached by the next revision.
+    assert register(journal, received("1.3", at=300, announced=3)).awaited
+    [series] = journal.instances.due(301)
+    assert (series.sign, series.revision, series.missing) == ("images in acquisition", 2, 0)
+
+
+@pytest.mark.parametrize("announced", [(2, 3), (0, 2), (2, 0)])
+def test_numbers_that_are_not_all_the_same_are_none(journal: Journal, announced: tuple[int, int]) -> None:
+    for number, count in enumerate(announced):
+        registration = register(journal, received(f"1.{number}", at=100, announced=count))
+    assert not registration.awaited
+    journal.instances.settle([registration.series_id], 101, "association released")
+    assert [series.sign for series in journal.instances.due(101)] == ["association released"]
+
+
 def test_an_end_mark_for_a_complete_series_changes_nothing(journal: Journal, path: Path) -> None:
     registration = register(journal, received("1.1", at=100))
     complete(journal, 130)

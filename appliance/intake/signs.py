@@ -1,0 +1,48 @@
+"""When a series is complete: the earliest honest sign. Nobody says so outright in DICOM, so there are several.
+
+=========================  ===========================================================  ============================
+sign                       what has happened                                            complete
+=========================  ===========================================================  ============================
+``images in acquisition``  all images announce the same number (0020,1002), and as      ``settle_s`` after the last
+                           many are here                                                image; at once with a mark
+``association released``   the association that brought at least two of its images      ``settle_s`` later
+                           ended in good order, and no open one has brought any
+``folder complete``        the same of a sub-folder of the drop folder, or of an        at once
+``archive complete``       archive
+``stable age``             nothing of the above                                         ``stable_age_s`` after the
+                                                                                        last image
+=========================  ===========================================================  ============================
+
+* An *expectation* (a number of images that should be there) is stronger than an *end mark* (release, folder,
+  archive). While images are missing, an end mark does not count: the sender was cut off, or sends in several
+  associations. The stable age ends the wait, as the expectation may be wrong, and ``missing`` tells of it.
+* An image of the series, whoever sends it, begins everything anew: end marks before it are void.
+* An association that is broken off gives no mark, nor one that brought a single image of the series, as there are
+  senders that open one for each image. Nor does one while another that brought images of the series is open.
+* Too early is mended: a late image opens revision n+1, all models are asked again about all images, jobs of
+  revision n that have not begun are superseded, and new results name those that they replace.
+* Resent images that are here already change nothing; other content under a known UID is kept apart.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.intake.part10 import ScannedInstance
+
+ASSEMBLER: Final = "assembler"
+"""Name of the socket on which the assembler hears that a series may be complete."""
+
+
+def announced_images(scanned: ScannedInstance) -> int:
+    """How many images the series has as this one says by Images in Acquisition (0020,1002); 0: it does not say.
+
+    The number is that of images made by one acquisition (PS3.3 section C.7.3.1), which is that of the series only for
+    its original images: reconstructions and projections keep the number of the images that they were made from
+    (Image Type (0008,0008), PS3.3 section C.7.6.1.1.2). Of one image the series is never taken to consist: where each
+    slice is an acquisition, each of them says 1. Frames are counted by no one number.
+    """
+    image_type = scanned.attributes.get("ImageType")
+    is_original = (image_type[0] if isinstance(image_type, list) else image_type) == "ORIGINAL"
+    number = scanned.images_in_acquisition
+    return number if number > 1 and is_original and scanned.frames == 1 else 0
