@@ -69,6 +69,23 @@ class DropFolder(Section):
     ] = 16384 * MEBIBYTE
 
 
+class RemoteNode(Section):
+    """Another DICOM node that the appliance speaks to."""
+
+    ae_title: Annotated[AeTitle, Field(description="Its AE title")]
+    host: Annotated[str, Field(min_length=1, description="Its address")]
+    port: Annotated[Port, Field(description="Its TCP port")]
+    timeout_s: Annotated[float, Field(gt=0, description="Longest wait for an answer")] = 10.0
+
+
+class CountingPacs(RemoteNode):
+    """A PACS that is asked how many instances of a series it has."""
+
+    ask_after_s: Annotated[
+        float, Field(gt=0, description="Asked once a series is quiet for this long, and again after as long")
+    ] = 2.0
+
+
 class Assembly(Section):
     """When a series is taken to be complete."""
 
@@ -81,6 +98,10 @@ class Assembly(Section):
     images_in_acquisition: Annotated[
         bool, Field(description="Whether Images in Acquisition (0020,1002) counts as the number of a series' images")
     ] = True
+    pacs: Annotated[
+        CountingPacs | None,
+        Field(description="The PACS that forwards images here, to ask it for their number; absent: none is asked"),
+    ] = None
 
 
 class Storage(Section):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from appliance.domain.states import Scope
 from appliance.intake.assessor import Assessor
-from appliance.intake.signs import ASSEMBLER
 from appliance.journal.hints import HintSocket, send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import DueSeries
@@ -57,16 +56,16 @@ class Assembler:
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the thread; what is due stays in the journal for the next start."""
         self._stopping = True
-        send_hint(self._run_folder, ASSEMBLER)
+        send_hint(self._run_folder, "assembler")
         self._thread.end(timeout_s)
 
     def settle(self, series_ids: Iterable[int], settle_at: float, sign: str) -> None:
         """Note an end mark (see ``Instances.settle``) and see to it in time."""
         self._journal.instances.settle(series_ids, settle_at, sign)
-        send_hint(self._run_folder, ASSEMBLER)
+        send_hint(self._run_folder, "assembler")
 
     def _run(self) -> None:
-        with closing(HintSocket(self._run_folder, ASSEMBLER)) as hints:
+        with closing(HintSocket(self._run_folder, "assembler")) as hints:
             while not self._stopping:
                 for series in self._journal.instances.due(time.time()):
                     self._complete(series)

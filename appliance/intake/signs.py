@@ -5,6 +5,9 @@ sign                       what has happened                                    
 =========================  ===========================================================  ============================
 ``images in acquisition``  all images announce the same number (0020,1002), and as      ``settle_s`` after the last
                            many are here                                                image; at once with a mark
+``pacs count``             the PACS said twice, ``assembly.pacs.ask_after_s`` apart    at once
+                           and as long after the last image, that it has as many
+                           instances as are here
 ``association released``   the association that brought at least two of its images      ``settle_s`` later
                            ended in good order, and no open one has brought any
 ``folder complete``        the same of a sub-folder of the drop folder, or of an        at once
@@ -16,6 +19,7 @@ sign                       what has happened                                    
 * An *expectation* (a number of images that should be there) is stronger than an *end mark* (release, folder,
   archive). While images are missing, an end mark does not count: the sender was cut off, or sends in several
   associations. The stable age ends the wait, as the expectation may be wrong, and ``missing`` tells of it.
+* A number that is exceeded was wrong: images that announce fewer than are here, and a PACS that has fewer, say nothing.
 * An image of the series, whoever sends it, begins everything anew: end marks before it are void.
 * An association that is broken off gives no mark, nor one that brought a single image of the series, as there are
   senders that open one for each image. Nor does one while another that brought images of the series is open.
@@ -26,12 +30,7 @@ sign                       what has happened                                    
 
 from __future__ import annotations
 
-from typing import Final
-
 from appliance.intake.part10 import ScannedInstance
-
-ASSEMBLER: Final = "assembler"
-"""Name of the socket on which the assembler hears that a series may be complete."""
 
 
 def announced_images(scanned: ScannedInstance) -> int:

@@ -17,7 +17,7 @@ from appliance.errors import RejectedInput
 from appliance.intake.assessor import Assessor
 from appliance.intake.file_meta import encode_head
 from appliance.intake.part10 import ScannedInstance, scan_file
-from appliance.intake.signs import ASSEMBLER, announced_images
+from appliance.intake.signs import announced_images
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, KnownInstance, ReceivedInstance, Registration
@@ -238,7 +238,7 @@ class InstanceStore:
         if registration.jobs:
             send_hint(self._run_folder, "worker")
         if registration.awaited:
-            send_hint(self._run_folder, ASSEMBLER)
+            send_hint(self._run_folder, "assembler")
         if registration.revision > 1:
             self._metrics.late_images.inc()
         if registration.reopened:

@@ -114,7 +114,7 @@ class Instances:
         """Note an end mark: the series may be called complete at ``settle_at``, if no further image comes.
 
         Where as many images are here as they announce, two signs agree, and it may be at once. Where fewer are here,
-        the mark was not the end: the stable age stays.
+        or fewer than the PACS has, the mark was not the end: the stable age stays.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class Instances:
             connection.executemany(
                 "UPDATE series SET settle_at = iif(announced = image_count, min(last_received_at, :at), :at),"
                 " sign = iif(announced = image_count, :announced, :sign) "
-                "WHERE series_id = :series_id AND state = 'receiving' AND announced <= image_count"
+                "WHERE series_id = :series_id AND state = 'receiving' AND max(announced, counted) <= image_count"
                 " AND settle_at > iif(announced = image_count, min(last_received_at, :at), :at)",
                 [
                     {"at": settle_at, "sign": sign, "announced": IMAGES_IN_ACQUISITION, "series_id": series_id}
@@ -147,7 +147,7 @@ class Instances:
         connection = self._database.connection()
         rows = connection.execute(
             "SELECT series_id, revision, sign, attributes, image_count,"
-            " max(announced - image_count, 0) AS missing FROM series "
+            " max(announced - image_count, counted - image_count, 0) AS missing FROM series "
             "WHERE state = 'receiving' AND settle_at <= ? ORDER BY settle_at LIMIT 100",
             (now,),
         ).fetchall()

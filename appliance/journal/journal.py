@@ -8,6 +8,7 @@ from appliance.journal.activations import Activations
 from appliance.journal.comparisons import Comparisons
 from appliance.journal.database import Database
 from appliance.journal.deliveries import Deliveries
+from appliance.journal.expectations import Expectations
 from appliance.journal.instances import Instances
 from appliance.journal.jobs import Jobs
 from appliance.journal.overview import Overview
@@ -25,6 +26,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
         self.instances = Instances(self._database)
+        self.expectations = Expectations(self._database)
         self.jobs = Jobs(self._database)
         self.deliveries = Deliveries(self._database)
         self.activations = Activations(self._database)

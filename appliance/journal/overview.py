@@ -59,9 +59,9 @@ class Overview:
     def series(self, limit: int) -> list[SeriesView]:
         """The newest series, newest first."""
         rows = self._database.connection().execute(
-            "SELECT series_id, state, revision, sign, image_count, max(announced - image_count, 0) AS missing,"
-            " last_received_at, (SELECT count(*) FROM instance"
-            " WHERE instance.series_id = series.series_id AND instance.revision > 1) AS late "
+            "SELECT series_id, state, revision, sign, image_count,"
+            " max(announced - image_count, counted - image_count, 0) AS missing, last_received_at,"
+            " (SELECT count(*) FROM instance i WHERE i.series_id = series.series_id AND i.revision > 1) AS late "
             "FROM series ORDER BY series_id DESC LIMIT ?",
             (limit,),
         )

@@ -148,6 +148,17 @@ class DueSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class QuietSeries:
+    """A series that only waits for its stable age; ``image_count`` counts frames."""
+
+    series_id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    image_count: int
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedJob:
     """A job that this worker holds until ``lease_until``."""
 

@@ -82,6 +82,13 @@ class Metrics:
             "Instances that came after their series had been called complete once",
             registry=registry,
         )
+        self.pacs_counts = Counter(
+            "appliance_pacs_counts",
+            "Questions to the PACS for the number of a series' instances, by outcome (equal, more or fewer than here, "
+            "none, unreachable)",
+            ["outcome"],
+            registry=registry,
+        )
         self.assessments = Counter(
             "appliance_assessments",
             "Answers of models to images, by model and answer (yes, no)",

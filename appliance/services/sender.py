@@ -1,4 +1,4 @@
-"""The sender role: results out, each destination on its own."""
+"""The sender role: results out, each destination on its own, and questions to the PACS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
+from appliance.delivery.pacs_count import PacsCount
 from appliance.delivery.sender import Sender
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
@@ -24,7 +25,7 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
             _log.warning("no destination is set: results stay in the spool")
         journal, spool = Journal(layout.journal), Spool(layout.spool)
         metrics = Metrics.for_role("sender", layout.metrics)
-        return [
+        parts: list[Part] = [
             Sender(
                 destination,
                 ae_title=settings.dicom.ae_title,
@@ -36,5 +37,18 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
             )
             for destination in settings.destinations
         ]
+        if settings.assembly.pacs is not None:
+            # Here and not in the receiver, so that nothing that a PACS does can ever hold reception up.
+            parts.append(
+                PacsCount(
+                    settings.assembly.pacs,
+                    ae_title=settings.dicom.ae_title,
+                    journal=journal,
+                    metrics=metrics,
+                    run_folder=layout.run,
+                    on_fatal=lifecycle.fail,
+                )
+            )
+        return parts
 
     return run_role("sender", settings, layout, build)

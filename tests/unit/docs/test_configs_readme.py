@@ -30,6 +30,7 @@ SECTIONS = {
     "### `dicom.peers[]`": settings.Peer,
     "### `dropfolder`": settings.DropFolder,
     "### `assembly`": settings.Assembly,
+    "### `assembly.pacs`": settings.CountingPacs,
     "### `storage`": settings.Storage,
     "### `models`": settings.Models,
     "### `worker`": settings.Worker,
