@@ -7,10 +7,10 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import IO, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from appliance.errors import RejectedInput
 
@@ -90,8 +90,8 @@ class Archive:
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise damaged(f"{type(error).__name__} while unpacking") from error
 
-    def unpack(self, info: zipfile.ZipInfo, target: IO[bytes]) -> None:
-        """Write one member to ``target``; its checksum is verified.
+    def unpack(self, info: zipfile.ZipInfo, write: Callable[[bytes], object]) -> None:
+        """Give the content of one member to ``write``, piece by piece; its checksum is verified.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Archive:
         # zipfile stops at the declared size, which has been checked: a member cannot unpack to more than it said.
         with self._reading(), self._zip.open(info) as member:
             while block := member.read(_BLOCK_BYTES):
-                target.write(block)
+                write(block)
 
 
 def _may_be_image(info: zipfile.ZipInfo) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
@@ -40,6 +40,9 @@ _MAX_OTHER_DATA_BYTES: Final = 1024 * 1024
 """For data sets that are not stored, which the library collects in memory."""
 _MAX_WAITING_MESSAGES: Final = 16
 """Requests that a peer may send ahead without waiting for answers; asynchronous operations are not negotiated."""
+
+_REST_S: Final = 0.1
+"""How late the library may notice, while the fast lane is at work, that an association has to end."""
 
 StoreTake = Callable[["OpenAssociation", int, StoreRequest, IncomingFile, float], tuple[int, str]]
 """Takes in a data set that came in the fast lane; see ``fast_lane.Take``."""
@@ -72,10 +75,14 @@ class OpenAssociation:
         self._command_bytes = 0
         self._other_bytes = 0
         self._take = take
+        self._lane: LaneSocket | None = None
         self._replace_socket(timeout_s)
         self._receive_primitive = association.dimse.receive_primitive
+        self._next_message = association.dimse.get_msg
         # The library calls this for each P-DATA primitive, on its reader thread.
         association.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
+        # And this on the association's thread, a thousand times a second.
+        association.dimse.get_msg = self._message  # type: ignore[method-assign]
 
     def add(self, acceptance: Acceptance) -> None:
         """Note an instance that was taken in."""
@@ -115,8 +122,14 @@ class OpenAssociation:
         # An answer is one small segment; with Nagle's algorithm it could wait for the peer's delayed acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         storing = Storing(self._open_file, self._is_overrun, partial(self._take, self))
-        lane = LaneSocket(wrapper, self.association, PeerStream(connection, timeout_s), storing)
-        self.association.dul.socket = lane  # type: ignore[assignment]
+        self._lane = LaneSocket(wrapper, self.association, PeerStream(connection, timeout_s), storing)
+        self.association.dul.socket = self._lane  # type: ignore[assignment]
+
+    def _message(self, block: bool = False) -> Any:
+        """The library's next message; its thread rests while the fast lane is at work, and does not take turns."""
+        if self._lane is not None and not block:
+            self._lane.idle.wait(_REST_S)
+        return self._next_message(block=block)
 
     def _open_file(self, context_id: int, request: StoreRequest) -> IncomingFile | None:
         return self._new_incoming(context_id, request.sop_class_uid, request.sop_instance_uid)
@@ -188,8 +201,8 @@ class OpenAssociation:
             return None
         if is_valid_uid(sop_class_uid) and is_valid_uid(sop_instance_uid):
             head = encode_head(sop_class_uid, sop_instance_uid, str(context.transfer_syntax[0]))
-            return IncomingFile(self._store.spool, head, self._store.max_instance_bytes)
-        incoming = IncomingFile(self._store.spool, b"", self._store.max_instance_bytes)
+            return IncomingFile(self._store.spool, SOURCE, head, self._store.max_instance_bytes)
+        incoming = IncomingFile(self._store.spool, SOURCE, b"", self._store.max_instance_bytes)
         incoming.fail(RejectedInput("bad-uid", "a UID of the request is not a UID", mend="The sender has to be mended"))
         return incoming
 

@@ -12,7 +12,7 @@ _INTERVAL_S = 0.2
 
 
 class Confirmer:
-    """One thread that calls ``InstanceStore.confirm``.
+    """One thread that calls ``InstanceStore.confirm``, and keeps names ready for the files of the next instances.
 
     Parameters
     ----------
@@ -37,4 +37,12 @@ class Confirmer:
     def _run(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
             self._store.confirm()
+            self._prepare()
         self._store.confirm()
+        self._store.spool.incoming.close()
+
+    def _prepare(self) -> None:
+        try:
+            self._store.spool.incoming.prepare()
+        except OSError:
+            pass  # a full disk: reception finds the same, and has its own words for it

@@ -41,6 +41,7 @@ from appliance.intake.shelf import RejectedShelf
 from appliance.intake.store import Acceptance, InstanceStore
 from appliance.intake.sub_folders import SubFolders
 from appliance.observability.guarded_thread import GuardedThread
+from appliance.spool.incoming import Incoming
 
 _log = logging.getLogger(__name__)
 
@@ -205,14 +206,14 @@ class DropFolder:
         """Take an open file that is no archive; ``None`` when it was changed meanwhile."""
         self._scan_early(descriptor)
         self._store.spool.require_room(signature.size)
-        incoming = self._store.spool.new_incoming()
+        incoming = self._store.spool.incoming.new(SOURCE)
         try:
             _copy(descriptor, incoming)
             if Signature.of(os.fstat(descriptor)) != signature:
                 return None
-            return self._store.accept(incoming, source=SOURCE, received_at=received_at)
+            return self._store.accept(incoming, received_at=received_at)
         finally:
-            incoming.unlink(missing_ok=True)
+            incoming.close()
 
     def _take_archive(self, path: Path, name: str, descriptor: int, received_at: float) -> None:
         """Take the members of an archive one by one; when it turns out to be damaged, those before stay taken."""
@@ -226,13 +227,12 @@ class DropFolder:
                 )
                 for info in archive.members:
                     self._store.spool.require_room(info.file_size)
-                    incoming = self._store.spool.new_incoming()
+                    incoming = self._store.spool.incoming.new(SOURCE)
                     try:
-                        with incoming.open("wb") as target:
-                            archive.unpack(info, target)
+                        archive.unpack(info, incoming.write)
                         acceptance = self._take_member(incoming, f"{name}/{info.filename}", received_at)
                     finally:
-                        incoming.unlink(missing_ok=True)
+                        incoming.close()
                     self._sub_folders.taken(path, acceptance)
                     if acceptance is not None:
                         shares.add(acceptance)
@@ -242,21 +242,20 @@ class DropFolder:
         _log.info("an archive with %d file(s) was taken from the drop folder", len(archive.members))
         self._assembler.settle(shares.whole(), time.time(), "archive complete")
 
-    def _take_member(self, incoming: Path, name: str, received_at: float) -> Acceptance | None:
+    def _take_member(self, incoming: Incoming, name: str, received_at: float) -> Acceptance | None:
         """Take one unpacked file; ``None`` when it was put on the shelf."""
         try:
-            with incoming.open("rb") as stream:
-                if is_archive(os.pread(stream.fileno(), 132, 0)):
-                    refusal = RejectedInput(
-                        "nested-archive", "the archive holds another archive", mend="Unpack it, then drop its files"
-                    )
-                    self._store.count_refusal(SOURCE, refusal)
-                    raise refusal
-                self._scan_early(stream.fileno())
-            return self._store.accept(incoming, source=SOURCE, received_at=received_at)
+            if is_archive(os.pread(incoming.descriptor, 132, 0)):
+                refusal = RejectedInput(
+                    "nested-archive", "the archive holds another archive", mend="Unpack it, then drop its files"
+                )
+                self._store.count_refusal(SOURCE, refusal)
+                raise refusal
+            self._scan_early(incoming.descriptor)
+            return self._store.accept(incoming, received_at=received_at)
         except RejectedInput as refusal:
             if refusal.reason != "dicomdir":
-                self._keep(incoming, name, refusal, received_at)
+                self._keep(incoming.path, name, refusal, received_at)
             return None
 
     def _scan_early(self, descriptor: int) -> None:
@@ -302,10 +301,9 @@ class _Hints(FileSystemEventHandler):
         self._hint.set()
 
 
-def _copy(descriptor: int, target: Path) -> None:
+def _copy(descriptor: int, target: Incoming) -> None:
     """Copy an open file from its start; ``InstanceStore`` makes the copy durable."""
-    with target.open("wb") as stream:
-        offset = 0
-        while block := os.pread(descriptor, _BLOCK_BYTES, offset):
-            stream.write(block)
-            offset += len(block)
+    offset = 0
+    while block := os.pread(descriptor, _BLOCK_BYTES, offset):
+        target.write(block)
+        offset += len(block)

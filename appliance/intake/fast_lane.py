@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class LaneSocket:
         The library's own.
     storing
         Told of each data set.
+
+    Attributes
+    ----------
+    idle
+        Set unless the lane is at work, so that the library's other thread need not look again and again.
     """
 
     def __init__(
@@ -82,6 +88,8 @@ class LaneSocket:
         self._storing = storing
         self._patience_s = 0.0
         self._broken = False
+        self.idle = threading.Event()
+        self.idle.set()
         self.recv = stream.recv
 
     def __getattr__(self, name: str) -> Any:
@@ -125,6 +133,7 @@ class LaneSocket:
                 if request is None:
                     self._patience_s = 0.0  # the library has to answer soon
                     return True
+                self.idle.clear()
                 if not self._store(*request):
                     return True
                 self._patience_s = _PATIENCE_S
@@ -140,6 +149,8 @@ class LaneSocket:
             _log.debug("a peer's message cannot be read: %s", error)
             self._broken = True  # where the next PDU would begin is not known
             events.put("Evt19")  # unrecognised or invalid PDU: A-P-ABORT (PS3.8 table 9-10)
+        finally:
+            self.idle.set()
         return False
 
     def _next_request(self) -> tuple[int, int, StoreRequest] | None:
@@ -172,7 +183,6 @@ class LaneSocket:
             if remains is None:
                 return False
             received_at = time.time()
-            incoming.close()
             status, comment = self._storing.take(context_id, request, incoming, received_at)
         finally:
             incoming.discard()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
+from typing import Final
 
 from appliance.errors import ApplianceError, RejectedInput, SpoolFull
+from appliance.spool.incoming import Incoming
 from appliance.spool.spool import Spool
+
+_HASHED_LATER: Final = 1024 * 1024
+"""A data set up to this size is summed while the disk works; of a larger one the most while it arrives."""
+_HASTEN_BYTES: Final = 2 * 1024 * 1024
+"""How much of a large data set may wait in memory before the disk begins with it."""
 
 
 class IncomingFile:
@@ -21,41 +27,47 @@ class IncomingFile:
 
     Parameters
     ----------
+    source
+        How it comes, as the journal has it.
     head
         Preamble and file meta information to begin with.
     max_bytes
         Largest data set; a larger one makes ``overrun`` true and is discarded.
+
+    Attributes
+    ----------
+    incoming
+        The file; ``None`` when it could not be made.
     """
 
-    def __init__(self, spool: Spool, head: bytes, max_bytes: int) -> None:
+    def __init__(self, spool: Spool, source: str, head: bytes, max_bytes: int) -> None:
         self.failure: ApplianceError | OSError | None = None
         self.overrun = False
-        self.path: Path | None = None
-        self._descriptor = -1
+        self.incoming: Incoming | None = None
         self._max_bytes = max_bytes
-        self._received_bytes = 0
+        self._head_bytes = len(head)
+        self._received_bytes = self._hashed_bytes = self._hastened_bytes = 0
         self._digest = hashlib.sha256()
         try:
             spool.require_room()
-            self.path = spool.new_incoming()
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-            _write_all(self._descriptor, head)
+            self.incoming = spool.incoming.new(source)
+            self.incoming.write(head)
         except (SpoolFull, OSError) as error:
             self.fail(error)
 
     @property
     def name(self) -> str:
         """Path of the file, as the library has it."""
-        return str(self.path)
+        return "" if self.incoming is None else str(self.incoming.path)
 
     @property
     def file(self) -> IncomingFile:
         """The library flushes ``file.file``; there is nothing to flush."""
         return self
 
-    @property
     def data_set_sha256(self) -> str:
         """SHA-256 of what has been received, without the head, in hexadecimal digits."""
+        self._catch_up()
         return self._digest.hexdigest()
 
     def flush(self) -> None:
@@ -75,13 +87,27 @@ class IncomingFile:
                     mend="Raise the limit if the image is genuine",
                 )
             )
-        if self.failure is not None:
+        if self.failure is not None or self.incoming is None:
             return
-        self._digest.update(data)
         try:
-            _write_all(self._descriptor, data)
+            self.incoming.write(data)
+            if self._received_bytes > _HASHED_LATER:
+                self._catch_up()
+            if self._received_bytes - self._hastened_bytes > _HASTEN_BYTES:
+                self.incoming.hasten()
+                self._hastened_bytes = self._received_bytes
         except OSError as error:
             self.fail(error)
+
+    def _catch_up(self) -> None:
+        """Sum what has been written and not been summed yet."""
+        while self.incoming is not None and self._hashed_bytes < self._received_bytes:
+            left = self._received_bytes - self._hashed_bytes
+            block = os.pread(self.incoming.descriptor, left, self._head_bytes + self._hashed_bytes)
+            if not block:
+                break  # somebody cut the file: the scan of it says so
+            self._digest.update(block)
+            self._hashed_bytes += len(block)
 
     def fail(self, error: ApplianceError | OSError) -> None:
         """Discard what has come and what will; the first failure is the one that is kept."""
@@ -90,19 +116,11 @@ class IncomingFile:
         self.discard()
 
     def close(self) -> None:
-        """End writing; the file stays."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """The last piece has come: the disk may begin."""
+        if self.incoming is not None and self.failure is None:
+            self.incoming.hasten()
 
     def discard(self) -> None:
-        """End writing and remove the file, if it has not been moved away already."""
-        self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+        """Let go of the file, which is removed unless it is promised."""
+        if self.incoming is not None:
+            self.incoming.close()

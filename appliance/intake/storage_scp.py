@@ -297,7 +297,6 @@ class StorageScp:
             refusal = RejectedInput("no-data-set", "the request has no data set", mend="The sender has to be mended")
             self._store.count_refusal(SOURCE, refusal)
             raise refusal
-        incoming.close()
         # What was negotiated holds for as long as the association does, whatever is offered to others by now.
         if claim.sop_class_uid != abstract_syntax or abstract_syntax == self._contexts.verification.abstract_syntax:
             refusal = RejectedInput("sop-class", "the SOP class was not negotiated", mend="Propose it in a context")
@@ -307,10 +306,9 @@ class StorageScp:
             if isinstance(incoming.failure, RejectedInput):
                 self._store.count_refusal(SOURCE, incoming.failure)
             raise incoming.failure
-        assert incoming.path is not None  # without a failure there is a file
+        assert incoming.incoming is not None  # without a failure there is a file
         acceptance = self._store.accept(
-            incoming.path,
-            source=SOURCE,
+            incoming.incoming,
             received_at=received_at,
             claim=claim,
             data_set_sha256=incoming.data_set_sha256,

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from appliance.domain.states import Scope
 from appliance.errors import RejectedInput
 from appliance.intake.assessor import Assessor
 from appliance.intake.file_meta import encode_head
-from appliance.intake.part10 import ScannedInstance, scan_file
+from appliance.intake.part10 import ScannedInstance, scan, scan_file
 from appliance.intake.signs import announced_images
 from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, KnownInstance, ReceivedInstance, Registration
 from appliance.observability.metrics import Metrics
-from appliance.spool.arrivals import Arrival
+from appliance.spool.incoming import Arrival, Incoming
 from appliance.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -104,28 +105,25 @@ class InstanceStore:
 
     def accept(
         self,
-        incoming: Path,
+        incoming: Incoming,
         *,
-        source: str,
         received_at: float,
         claim: Claim | None = None,
-        data_set_sha256: str | None = None,
+        data_set_sha256: Callable[[], str] | None = None,
     ) -> Acceptance:
         """Take in a file of ``spool.incoming``; when this returns, the promise may be given.
 
         Parameters
         ----------
         incoming
-            A complete file that nobody writes to any more. It is moved or removed; when it is refused, it is still
-            there and the caller's to remove or to keep apart.
-        source
-            ``dicom`` or ``dropfolder``.
+            A complete file that nobody writes to any more. The caller closes it, whatever comes of it; when it is
+            refused, it is still there until then, and may be moved away.
         received_at
             When its last byte arrived, in seconds since 1970.
         claim
             What the sender says that it is, ``None`` when nothing was said.
         data_set_sha256
-            Of the bytes behind the file meta information, when they were summed as they arrived.
+            Gives that of the bytes behind the file meta information, where the caller has summed them.
 
         Raises
         ------
@@ -137,10 +135,11 @@ class InstanceStore:
             The disk failed; nothing is promised.
         """
         try:
-            acceptance, size = self._accept(incoming, source, received_at, claim, data_set_sha256)
+            acceptance, size = self._accept(incoming, received_at, claim, data_set_sha256)
         except RejectedInput as refusal:
-            self.count_refusal(source, refusal)
+            self.count_refusal(incoming.source, refusal)
             raise
+        source = incoming.source
         self._metrics.instances.labels(source, acceptance.outcome).inc()
         self._metrics.instance_bytes.labels(source, acceptance.outcome).inc(size)
         self._metrics.store_seconds.labels(source).observe(max(0.0, time.time() - received_at))
@@ -152,17 +151,16 @@ class InstanceStore:
         _log.warning("refused an instance from %s: %s", source, refusal)
 
     def confirm(self) -> None:
-        """Bring the journal to the disk, and remove the marks of what it holds; raises ``OSError`` as the disk does."""
-        marks = self.spool.arrivals.take()
-        if marks:
+        """Bring the journal and the names of what it holds to the disk; raises ``OSError`` as the disk does."""
+        placed = self.spool.incoming.take()
+        if placed:
             self._journal.flush()
-        for mark in marks:
-            mark.unlink(missing_ok=True)
+            self.spool.incoming.finish(placed)
 
     def recover(self) -> int:
         """Register again what a power failure took from the journal; return how many instances. Only at start."""
         recovered = 0
-        for arrival in list(self.spool.arrivals.left()):
+        for arrival in list(self.spool.incoming.left()):
             try:
                 recovered += self._recover(arrival)
             except RejectedInput as refusal:
@@ -171,25 +169,32 @@ class InstanceStore:
             except OSError as error:
                 # It stays for the next start: one file that cannot be read must not keep all others from being taken.
                 _log.error(
-                    "an arrival cannot be taken up again (%s) and stays in arrivals/ of the spool", error.strerror
+                    "an arrival cannot be taken up again (%s) and stays in incoming/ of the spool", error.strerror
                 )
                 continue
-            self.spool.arrivals.follow(arrival.mark)
+            self.spool.incoming.follow(arrival.path)
         self.confirm()
         return recovered
 
     def _recover(self, arrival: Arrival) -> bool:
-        scanned = scan_file(arrival.mark, max_bytes=self.max_instance_bytes)
-        if self._journal.instances.find(scanned.sop_instance_uid) is not None:
+        scanned = scan_file(arrival.path, max_bytes=self.max_instance_bytes)
+        with arrival.path.open("rb") as stream:
+            sha256 = _sha256(stream.fileno(), scanned.data_set_offset)
+            size = os.fstat(stream.fileno()).st_size
+        known = self._journal.instances.find(scanned.sop_instance_uid)
+        if known is not None and known.sha256 != sha256:
+            return False  # the other bytes of a known UID, and their sender got no answer
+        target = self._target(scanned)
+        self.spool.incoming.place(arrival.path, target)
+        if known is not None:
             return False
-        target = self.spool.instance_path(
+        self._register(scanned, target, size, sha256, arrival.source, arrival.received_at, self._assess(scanned))
+        return True
+
+    def _target(self, scanned: ScannedInstance) -> Path:
+        return self.spool.instance_path(
             scanned.study_instance_uid, scanned.series_instance_uid, scanned.sop_instance_uid
         )
-        self.spool.arrivals.restore(arrival.mark, target)
-        assessments = self._assess(scanned)
-        sha256, size = _sha256(arrival.mark, scanned.data_set_offset), arrival.mark.stat().st_size
-        self._register(scanned, target, size, sha256, arrival.source, arrival.received_at, assessments)
-        return True
 
     def _assess(self, scanned: ScannedInstance) -> list[Assessment]:
         return self._assessor.assess(
@@ -197,43 +202,56 @@ class InstanceStore:
         )
 
     def _accept(
-        self, incoming: Path, source: str, received_at: float, claim: Claim | None, data_set_sha256: str | None
+        self,
+        incoming: Incoming,
+        received_at: float,
+        claim: Claim | None,
+        data_set_sha256: Callable[[], str] | None,
     ) -> tuple[Acceptance, int]:
-        scanned = scan_file(incoming, max_bytes=self.max_instance_bytes)
+        incoming.hasten()
+        scanned = scan(incoming.descriptor, max_bytes=self.max_instance_bytes)
         if claim is not None:
             _check_claim(scanned, claim)
         self.spool.require_room()
-        sha256 = data_set_sha256 or _sha256(incoming, scanned.data_set_offset)
-        size = incoming.stat().st_size
+        sum_up = data_set_sha256 or partial(_sha256, incoming.descriptor, scanned.data_set_offset)
+        sha256 = sum_up()
+        size = os.fstat(incoming.descriptor).st_size
         with self._locks[hash(scanned.sop_instance_uid) % _LOCKS]:
             known = self._journal.instances.find(scanned.sop_instance_uid)
             if known is None:
-                series_id = self._store(incoming, scanned, size, sha256, source, received_at)
+                series_id = self._store(incoming, scanned, sha256, received_at)
                 acceptance = Acceptance(Outcome.STORED, scanned.series_instance_uid, series_id, scanned.frames)
             elif known.sha256 == sha256:
-                incoming.unlink()
                 acceptance = Acceptance(Outcome.DUPLICATE, scanned.series_instance_uid, None, scanned.frames)
             else:
-                self._keep_apart(incoming, scanned, known, sha256, source, received_at)
+                self._keep_apart(incoming, scanned, known, sha256, received_at)
                 acceptance = Acceptance(Outcome.CONFLICT, scanned.series_instance_uid, None, scanned.frames)
         return acceptance, size
 
-    def _store(
-        self, incoming: Path, scanned: ScannedInstance, size: int, sha256: str, source: str, received_at: float
-    ) -> int:
-        if not scanned.has_head:
-            self._add_head(incoming, scanned)
-            size = incoming.stat().st_size
+    def _store(self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float) -> int:
+        if scanned.has_head:
+            return self._store_whole(incoming, scanned, sha256, received_at)
+        whole = self._with_head(incoming, scanned)
+        try:
+            return self._store_whole(whole, scanned, sha256, received_at)
+        finally:
+            whole.close()
+
+    def _store_whole(self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float) -> int:
         assessments = self._assess(scanned)
-        target = self.spool.instance_path(
-            scanned.study_instance_uid, scanned.series_instance_uid, scanned.sop_instance_uid
-        )
-        # The order is the promise: bytes, name and mark on the disk, then the journal's commit, then the answer. The
-        # commit reaches the disk a little later (``confirm``); what a power failure takes of it, ``recover`` puts back
-        # from the mark. A row without its file cannot come about.
-        mark = self.spool.arrivals.move(incoming, target, source, received_at)
-        registration = self._register(scanned, target, size, sha256, source, received_at, assessments)
-        self.spool.arrivals.follow(mark)
+        target, size = self._target(scanned), os.fstat(incoming.descriptor).st_size
+        # The order is the promise: the file on the disk, then its place and the journal's commit, then the answer.
+        # These two reach the disk a little later (``confirm``); what a power failure takes of them, ``recover`` puts
+        # back from the file. A row without its file cannot come about.
+        incoming.promise(received_at)
+        try:
+            self.spool.incoming.place(incoming.path, target)
+            registration = self._register(scanned, target, size, sha256, incoming.source, received_at, assessments)
+        except BaseException:
+            incoming.withdraw()
+            target.unlink(missing_ok=True)
+            raise
+        self.spool.incoming.follow(incoming.path)
         self._assessor.count(assessments)
         if registration.jobs:
             send_hint(self._run_folder, "worker")
@@ -279,14 +297,14 @@ class InstanceStore:
 
     def _keep_apart(
         self,
-        incoming: Path,
+        incoming: Incoming,
         scanned: ScannedInstance,
         known: KnownInstance,
         sha256: str,
-        source: str,
         received_at: float,
     ) -> None:
-        path = self.spool.adopt(incoming, self.spool.conflict_path(scanned.sop_instance_uid, sha256))
+        source = incoming.source
+        path = self.spool.adopt(incoming.path, self.spool.conflict_path(scanned.sop_instance_uid, sha256))
         if self._journal.instances.add_conflict(known.instance_id, sha256, path, source, received_at):
             _log.warning(
                 "an instance from %s has the UID of instance %d but other content; both are kept, the first one counts",
@@ -294,18 +312,19 @@ class InstanceStore:
                 known.instance_id,
             )
 
-    def _add_head(self, incoming: Path, scanned: ScannedInstance) -> None:
-        """Give a bare data set the preamble and file meta information that readers of the spool rely on."""
-        whole = self.spool.new_incoming()
+    def _with_head(self, bare: Incoming, scanned: ScannedInstance) -> Incoming:
+        """A copy of a bare data set, with the preamble and file meta information that readers of the spool rely on."""
+        whole = self.spool.incoming.new(bare.source)
         try:
-            with incoming.open("rb") as bare, whole.open("wb") as target:
-                bare.seek(scanned.data_set_offset)
-                target.write(encode_head(scanned.sop_class_uid, scanned.sop_instance_uid, scanned.transfer_syntax_uid))
-                shutil.copyfileobj(bare, target, _BLOCK_BYTES)
-            whole.replace(incoming)
+            whole.write(encode_head(scanned.sop_class_uid, scanned.sop_instance_uid, scanned.transfer_syntax_uid))
+            offset = scanned.data_set_offset
+            while block := os.pread(bare.descriptor, _BLOCK_BYTES, offset):
+                whole.write(block)
+                offset += len(block)
         except BaseException:
-            whole.unlink(missing_ok=True)
+            whole.close()
             raise
+        return whole
 
 
 def _check_claim(scanned: ScannedInstance, claim: Claim) -> None:
@@ -322,11 +341,10 @@ def _check_claim(scanned: ScannedInstance, claim: Claim) -> None:
             )
 
 
-def _sha256(path: Path, offset: int) -> str:
-    """SHA-256 of a file from ``offset`` on, in hexadecimal digits."""
+def _sha256(descriptor: int, offset: int) -> str:
+    """SHA-256 of an open file from ``offset`` on, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
+    while block := os.pread(descriptor, _BLOCK_BYTES, offset):
+        digest.update(block)
+        offset += len(block)
     return digest.hexdigest()

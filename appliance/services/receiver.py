@@ -33,8 +33,8 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
         metrics = Metrics.for_role("receiver", layout.metrics)
         journal = Journal(layout.journal)
         spool = Spool(layout.spool, min_free_bytes=settings.storage.min_free_bytes)
-        spool.arrivals.require_links()
-        swept = spool.sweep_incoming()
+        spool.incoming.require_links()
+        swept = spool.incoming.sweep()
         if swept:
             _log.warning("removed %d file(s) that were being received when an earlier life of this role ended", swept)
         models = active_models(settings, layout, journal)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from appliance.errors import SpoolFull
-from appliance.spool.arrivals import Arrivals
 from appliance.spool.durable import ensure_folder, fsync_file, fsync_folder
+from appliance.spool.incoming import IncomingFolder
 
 
 class Spool:
@@ -22,11 +21,9 @@ class Spool:
     Attributes
     ----------
     incoming
-        Files that are being received. What lies here at start was never acknowledged and is swept away.
+        Files that are being received, and those promised that the journal may not have on the disk yet.
     instances
         Acknowledged instances: ``<study>/<series>/<sop>.dcm``.
-    arrivals
-        The marks of those that the journal may not have on the disk yet.
     conflicts
         Instances whose UID was already here with other bytes.
     rejected
@@ -38,13 +35,12 @@ class Spool:
     def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
         self.root = root
         self.min_free_bytes = min_free_bytes
-        self.incoming = root / "incoming"
+        self.incoming = IncomingFolder(root / "incoming")
         self.instances = root / "instances"
         self.conflicts = root / "conflicts"
         self.rejected = root / "rejected"
         self.results = root / "results"
-        self.arrivals = Arrivals(root / "arrivals")
-        for folder in (self.incoming, self.instances, self.conflicts, self.rejected, self.results):
+        for folder in (self.instances, self.conflicts, self.rejected, self.results):
             ensure_folder(folder)
 
     def free_bytes(self) -> int:
@@ -62,12 +58,6 @@ class Spool:
                 expected=f"{self.min_free_bytes >> 20} MiB (storage.min_free_bytes)",
                 mend="Free space, or lower the mark; reception goes on by itself",
             )
-
-    def new_incoming(self) -> Path:
-        """Make an empty file in ``incoming`` and return its path; the caller fills, moves or removes it."""
-        descriptor, name = tempfile.mkstemp(dir=self.incoming, suffix=".part")
-        os.close(descriptor)
-        return Path(name)
 
     def instance_path(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
         """Where an acknowledged instance lies."""
@@ -114,10 +104,3 @@ class Spool:
         folder = of_job / str(attempt)
         ensure_folder(folder)
         return folder
-
-    def sweep_incoming(self) -> int:
-        """Remove what was never acknowledged; return how many files. Only at start, before anything is received."""
-        leftovers = [path for path in self.incoming.iterdir() if path.is_file()]
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)

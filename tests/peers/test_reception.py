@@ -421,7 +421,7 @@ def test_full_disk_while_it_arrives(reception: Reception, monkeypatch: pytest.Mo
         return real(descriptor, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("appliance.intake.incoming_file.os.write", full)
+        patch.setattr("appliance.spool.incoming.os.write", full)
         assert association.send_c_store(ct()).Status == 0xA700
     assert association.send_c_store(ct()).Status == 0x0000
     association.release()

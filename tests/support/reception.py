@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from appliance.journal.journal import Journal
 from appliance.manifest.manifest import Manifest
 from appliance.manifest.matching import Match
 from appliance.observability.metrics import Metrics
+from appliance.spool.incoming import Incoming
 from appliance.spool.spool import Spool
 
 
@@ -123,6 +125,19 @@ class Reception:
         connection = self.journal.instances._database.connection()
         return [tuple(row) for row in connection.execute(query, arguments)]
 
+    def file(self, content: bytes, source: str = "dicom") -> Incoming:
+        """A file that has been received with this content."""
+        incoming = self.spool.incoming.new(source)
+        incoming.write(content)
+        return incoming
+
     def incoming(self) -> list[Path]:
-        """What lies in ``incoming``."""
-        return list(self.spool.incoming.iterdir())
+        """What lies half-received in ``incoming``; empty files are made ahead, and whole ones are promised."""
+        return [path for path in self._of_incoming() if path.stat().st_size and path.stat().st_mode & stat.S_IWUSR]
+
+    def promised(self) -> list[Path]:
+        """Files of ``incoming`` that are promised, and that the journal may not have on the disk yet."""
+        return [path for path in self._of_incoming() if not path.stat().st_mode & stat.S_IWUSR]
+
+    def _of_incoming(self) -> list[Path]:
+        return sorted(self.spool.incoming.folder.iterdir())

@@ -6,15 +6,18 @@ import time
 from pathlib import Path
 
 from appliance.intake.assembler import Assembler
+from appliance.intake.store import Acceptance
 from tests.support.received_files import data_set, part10
 from tests.support.reception import Reception, model
 from tests.support.waiting import wait_for
 
 
-def accept(reception: Reception, number: int, series: str = "1.2.3"):
-    path = reception.spool.new_incoming()
-    path.write_bytes(part10(data_set(series=series, instance=f"{series}.{number}")))
-    return reception.store.accept(path, source="dicom", received_at=time.time())
+def accept(reception: Reception, number: int, series: str = "1.2.3") -> Acceptance:
+    incoming = reception.file(part10(data_set(series=series, instance=f"{series}.{number}")))
+    try:
+        return reception.store.accept(incoming, received_at=time.time())
+    finally:
+        incoming.close()
 
 
 def series_states(reception: Reception) -> list[tuple[str, int, str]]:

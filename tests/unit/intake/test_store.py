@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.domain.states import Scope
 from appliance.errors import RejectedInput, SpoolFull
-from appliance.intake.part10 import scan_file
-from appliance.intake.store import Claim, Outcome
+from appliance.intake import store as store_module
+from appliance.intake.part10 import ScannedInstance, scan_file
+from appliance.intake.store import Acceptance, Claim, Outcome
 from appliance.journal.hints import HintSocket
-from appliance.spool import arrivals as arrivals_module
 from tests.support.received_files import CT, IMPLICIT, INSTANCE, MR, SERIES, STUDY, data_set, part10
 from tests.support.reception import Reception, model
 
@@ -36,14 +39,12 @@ def reception(tmp_path: Path) -> Iterator[Reception]:
     reception.stop()
 
 
-def incoming(reception: Reception, content: bytes) -> Path:
-    path = reception.spool.new_incoming()
-    path.write_bytes(content)
-    return path
-
-
-def accept(reception: Reception, content: bytes, **options: object):
-    return reception.store.accept(incoming(reception, content), source="dicom", received_at=1000.0, **options)
+def accept(reception: Reception, content: bytes, **options: Any) -> Acceptance:
+    incoming = reception.file(content)
+    try:
+        return reception.store.accept(incoming, received_at=1000.0, **options)
+    finally:
+        incoming.close()
 
 
 def test_stored(reception: Reception) -> None:
@@ -115,12 +116,15 @@ def test_bare_data_set_gets_its_head(reception: Reception) -> None:
 
 @pytest.mark.parametrize("claim", [Claim(MR, INSTANCE), Claim(CT, "1.2.9")])
 def test_mismatch(reception: Reception, claim: Claim) -> None:
+    incoming = reception.file(part10(data_set()))
     with pytest.raises(RejectedInput) as caught:
-        accept(reception, part10(data_set()), claim=claim)
+        reception.store.accept(incoming, received_at=1000.0, claim=claim)
     assert caught.value.reason == "mismatch"
     assert reception.count("mismatch") == 1
     assert reception.rows("SELECT * FROM instance") == []
-    assert len(reception.incoming()) == 1, "a refused file is the caller's"
+    assert reception.incoming() == [incoming.path], "a refused file is the caller's"
+    incoming.close()
+    assert reception.incoming() == []
 
 
 def test_below_the_mark(tmp_path: Path) -> None:
@@ -132,14 +136,29 @@ def test_below_the_mark(tmp_path: Path) -> None:
 
 
 def test_no_promise_when_the_disk_fails(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(path: Path) -> None:
+    def failing(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
+    incoming = reception.file(part10(data_set()))
     with monkeypatch.context() as patch:
-        patch.setattr(arrivals_module, "fsync_file", failing)
+        patch.setattr(os, "fsync", failing)
         with pytest.raises(OSError, match="Input/output"):
-            accept(reception, part10(data_set()))
+            reception.store.accept(incoming, received_at=1000.0)
+    incoming.close()
     assert reception.rows("SELECT * FROM instance") == []
+    assert not reception.spool.instance_path(STUDY, SERIES, INSTANCE).exists()
+    assert reception.incoming() == reception.promised() == []
+    assert accept(reception, part10(data_set())).outcome == Outcome.STORED
+
+
+def test_no_promise_when_the_journal_fails(reception: Reception) -> None:
+    """The file was on the disk already: it must not come back at the next start, as its sender was refused."""
+    connection = reception.journal.instances._database.connection()
+    connection.execute("ALTER TABLE study RENAME TO somewhere_else")
+    with pytest.raises(sqlite3.OperationalError):
+        accept(reception, part10(data_set()))
+    connection.execute("ALTER TABLE somewhere_else RENAME TO study")
+    assert reception.incoming() == reception.promised() == []
     assert not reception.spool.instance_path(STUDY, SERIES, INSTANCE).exists()
     assert accept(reception, part10(data_set())).outcome == Outcome.STORED
 
@@ -169,10 +188,6 @@ def test_the_same_uid_from_many_senders_at_once(reception: Reception) -> None:
     assert reception.rows("SELECT (SELECT count(*) FROM instance), (SELECT count(*) FROM conflict)") == [(1, 1)]
 
 
-def marks(reception: Reception) -> list[Path]:
-    return sorted((reception.spool.root / "arrivals").iterdir())
-
-
 def lose_the_journal(reception: Reception) -> None:
     """What a power failure may do to commits that are not on the disk yet."""
     connection = reception.journal.instances._database.connection()
@@ -182,12 +197,12 @@ def lose_the_journal(reception: Reception) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def test_a_mark_stays_until_the_journal_is_on_the_disk(reception: Reception) -> None:
+def test_the_first_name_stays_until_the_journal_is_on_the_disk(reception: Reception) -> None:
     accept(reception, part10(data_set()))
-    (mark,) = marks(reception)
-    assert mark.samefile(reception.spool.instance_path(STUDY, SERIES, INSTANCE))
+    (first,) = reception.promised()
+    assert first.samefile(reception.spool.instance_path(STUDY, SERIES, INSTANCE))
     reception.store.confirm()
-    assert marks(reception) == []
+    assert reception.promised() == []
     assert reception.spool.instance_path(STUDY, SERIES, INSTANCE).exists()
 
 
@@ -199,18 +214,18 @@ def test_what_a_power_failure_takes_from_the_journal_is_put_back(reception: Rece
     wanted = "SELECT sop_instance_uid, path, bytes, sha256, source, received_at FROM instance ORDER BY sop_instance_uid"
     before, jobs = reception.rows(wanted), reception.rows("SELECT count(*) FROM job")
     lose_the_journal(reception)
-    kept = marks(reception)
+    kept = reception.promised()
     assert reception.store.recover() == 3
     assert reception.rows(wanted) == before
     assert reception.rows("SELECT count(*) FROM job") == jobs
-    assert len(kept) == 3 and marks(reception) == []
+    assert len(kept) == 3 and reception.promised() == []
     assert reception.store.recover() == 0
 
 
 def test_what_the_journal_kept_is_not_registered_twice(reception: Reception) -> None:
     accept(reception, part10(data_set()))
     assert reception.store.recover() == 0
-    assert marks(reception) == []
+    assert reception.promised() == []
     assert len(reception.rows("SELECT * FROM instance")) == 1
 
 
@@ -223,24 +238,55 @@ def test_a_name_that_a_power_failure_took_is_given_again(reception: Reception) -
     assert path.read_bytes() == part10(data_set())
 
 
+def test_a_name_is_given_again_where_the_journal_kept_the_instance(reception: Reception) -> None:
+    accept(reception, part10(data_set()))
+    path = reception.spool.instance_path(STUDY, SERIES, INSTANCE)
+    path.unlink()
+    assert reception.store.recover() == 0
+    assert path.read_bytes() == part10(data_set())
+    assert reception.promised() == []
+
+
+def test_other_bytes_of_a_known_uid_do_not_take_its_place(reception: Reception) -> None:
+    """A crash between the promise and its keeping apart: their sender got no answer."""
+    accept(reception, part10(data_set()))
+    reception.store.confirm()
+    other = reception.file(part10(data_set(pixels=bytes(30) + b"xy")))
+    other.promise(999.0)
+    other.close()
+    assert reception.store.recover() == 0
+    assert reception.spool.instance_path(STUDY, SERIES, INSTANCE).read_bytes() == part10(data_set())
+    assert reception.promised() == []
+
+
 def test_an_arrival_that_was_cut_short_was_never_answered(reception: Reception) -> None:
-    """Its mark has a name and not all of its bytes: it goes, and hinders nothing."""
+    """It is marked as whole and does not have all of its bytes: it goes, and hinders nothing."""
     accept(reception, part10(data_set()))
-    (mark,) = marks(reception)
     lose_the_journal(reception)
-    cut = mark.with_name(f"999.5-dicom-1-1{mark.suffix}")
-    cut.write_bytes(part10(data_set(instance=f"{INSTANCE}.9"))[:-20])
-    (mark.parent / "somebody's file").touch()
+    cut = reception.file(part10(data_set(instance=f"{INSTANCE}.9"))[:-20])
+    cut.promise(999.0)
+    cut.close()
+    foreign = reception.spool.incoming.folder / "somebody's file"
+    foreign.touch(0o400)
     assert reception.store.recover() == 1
-    assert [path.name for path in marks(reception)] == ["somebody's file"]
+    assert reception.promised() == [foreign]
 
 
-def test_an_arrival_that_cannot_be_read_stays_and_hinders_nothing(reception: Reception) -> None:
-    """Here a folder in the place of its file; on a failing disk an error of reading."""
+def test_an_arrival_that_cannot_be_read_stays_and_hinders_nothing(
+    reception: Reception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     accept(reception, part10(data_set()))
-    (mark,) = marks(reception)
     lose_the_journal(reception)
-    unreadable = mark.with_name("1.5-dicom-1-1.dcm")
-    unreadable.mkdir()
+    unreadable = reception.file(part10(data_set(instance=f"{INSTANCE}.9")))
+    unreadable.promise(999.0)
+    unreadable.close()
+    scan = store_module.scan_file
+
+    def failing(path: Path, *, max_bytes: int) -> ScannedInstance:
+        if path == unreadable.path:
+            raise OSError(errno.EIO, "Input/output error")
+        return scan(path, max_bytes=max_bytes)
+
+    monkeypatch.setattr(store_module, "scan_file", failing)
     assert reception.store.recover() == 1
-    assert marks(reception) == [unreadable]
+    assert reception.promised() == [unreadable.path]

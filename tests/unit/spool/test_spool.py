@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from appliance.errors import ConfigurationError, SpoolFull
+from appliance.errors import SpoolFull
 from appliance.spool.spool import Spool
 
 
@@ -23,57 +22,26 @@ def test_its_folders_are_made(spool: Spool) -> None:
         "instances",
         "conflicts",
         "rejected",
-        "arrivals",
         "results",
     }
     Spool(spool.root)  # a second role on the same folder
 
 
-def test_an_instance_from_arrival_to_its_place(spool: Spool) -> None:
-    incoming = spool.new_incoming()
-    assert incoming.parent == spool.incoming
-    incoming.write_bytes(b"DICM")
-    target = spool.instance_path("1.2", "1.2.3", "1.2.3.4")
-    relative = spool.adopt(incoming, target)
-    assert relative == "instances/1.2/1.2.3/1.2.3.4.dcm"
+def test_other_bytes_from_arrival_to_their_place(spool: Spool) -> None:
+    incoming = spool.incoming.new("dicom")
+    incoming.write(b"DICM")
+    target = spool.conflict_path("1.2", "abc")
+    relative = spool.adopt(incoming.path, target)
+    incoming.close()
+    assert relative == "conflicts/1.2/abc.dcm"
     assert spool.absolute(relative) == target
     assert target.read_bytes() == b"DICM"
-    assert not incoming.exists()
-
-
-def test_incoming_names_never_collide(spool: Spool) -> None:
-    assert len({spool.new_incoming() for _ in range(50)}) == 50
-
-
-def test_incoming_files_are_private_to_the_user(spool: Spool) -> None:
-    assert spool.new_incoming().stat().st_mode & 0o077 == 0
-
-
-def test_a_file_that_a_crash_left_is_replaced(spool: Spool) -> None:
-    """Renamed but not journaled: the sender had no answer and sends it again."""
-    target = spool.instance_path("1.2", "1.2.3", "1.2.3.4")
-    for content in (b"first", b"second"):
-        incoming = spool.new_incoming()
-        incoming.write_bytes(content)
-        spool.adopt(incoming, target)
-    assert target.read_bytes() == b"second"
+    assert not incoming.path.exists()
 
 
 def test_other_bytes_of_one_uid_lie_side_by_side(spool: Spool) -> None:
     assert spool.relative(spool.conflict_path("1.2", "abc")) == "conflicts/1.2/abc.dcm"
     assert spool.conflict_path("1.2", "abc") != spool.conflict_path("1.2", "abd")
-
-
-def test_what_was_never_acknowledged_is_swept_and_nothing_else(spool: Spool) -> None:
-    for _ in range(3):
-        spool.new_incoming().write_bytes(b"half of it")
-    kept = spool.instance_path("1.2", "1.2.3", "1.2.3.4")
-    kept.parent.mkdir(parents=True)
-    kept.touch()
-    assert spool.sweep_incoming() == 3
-    assert list(spool.incoming.iterdir()) == []
-    assert kept.exists()
-    assert spool.sweep_incoming() == 0
 
 
 def test_a_results_folder_is_empty_at_each_attempt(spool: Spool) -> None:
@@ -116,20 +84,3 @@ def test_without_a_mark_the_disk_may_fill_up(spool: Spool, monkeypatch: pytest.M
     spool.require_room()
     with pytest.raises(SpoolFull):
         spool.require_room(1)
-
-
-def test_a_file_system_without_hard_links_is_named_at_the_start(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool.arrivals.require_links()
-
-    def failing(number: int) -> None:
-        def link(source: Path, target: Path) -> None:
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(os, "link", link)
-
-    failing(errno.ENOSPC)
-    spool.arrivals.require_links()  # a full disk does not keep the receiver from starting
-    failing(errno.EPERM)
-    with pytest.raises(ConfigurationError, match="found Operation not permitted, expected hard links"):
-        spool.arrivals.require_links()
-    assert list(spool.arrivals.left()) == [] and list((spool.root / "arrivals").iterdir()) == []
