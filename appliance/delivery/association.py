@@ -40,8 +40,9 @@ _LONGEST_PDU_BYTES = 65536
 """No PDU that a storage SCU receives is longer; a longer one is noise, and not a reason to set memory aside."""
 _LONGEST_FRAGMENT_BYTES = 131072
 """Where the peer takes PDUs of any length."""
-_SEND_BYTES = 262144
-"""PDUs are handed to the kernel together up to this size: many peers take 16 KiB PDUs only."""
+_SEND_BYTES = 32768
+"""PDUs are handed to the kernel together from this size on: many peers take 16 KiB PDUs only. Not more, as the peer is
+the slower one, and can begin with what it has."""
 _LONGEST_RELEASE_S = 2.0
 
 
@@ -123,7 +124,8 @@ class StorageAssociation:
             if len(pdus) >= _SEND_BYTES:
                 self._connection.send(pdus, self._timeout_s)
                 pdus.clear()
-        self._connection.send(pdus, self._timeout_s)
+        if pdus:
+            self._connection.send(pdus, self._timeout_s)
         return self._receive_status()
 
     def is_usable(self) -> bool:

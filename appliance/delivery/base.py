@@ -34,7 +34,6 @@ class Destination(ABC):
         DeliveryRefused
             It never will as it is, or its file is not the committed one.
         """
-        outgoing.verify()
         status = self._send(outgoing)
         if status is not None:
             require_delivered(status)
@@ -45,7 +44,10 @@ class Destination(ABC):
 
     @abstractmethod
     def _send(self, outgoing: Outgoing) -> int | None:
-        """Deliver one verified object and return the destination's status, unjudged. Raises as ``send`` does."""
+        """Deliver one object and return the destination's status, unjudged. Raises as ``send`` does.
+
+        What ``Outgoing.read`` raises in the middle must leave nothing of the object at the destination.
+        """
 
     @abstractmethod
     def close(self) -> None:

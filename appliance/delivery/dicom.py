@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 
-from pydicom import dcmread
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.dsutils import encode, split_dataset
+from pynetdicom.dsutils import encode
 
 from appliance.config.settings import DicomDestination
 from appliance.delivery.association import AssociationRejected, StorageAssociation
 from appliance.delivery.base import Destination
 from appliance.delivery.connection import Connection
-from appliance.delivery.outgoing import Outgoing, unreadable
+from appliance.delivery.outgoing import Outgoing, malformed
 from appliance.delivery.pdus import Offer
 from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
 
-_READ_BYTES = 1024 * 1024
 _MAX_CONTEXTS = 128  # context ids are odd and of one byte, PS3.8 section 9.3.2.2
 
 # One can be rewritten as the other without touching what it says (PS3.5 annex A); a peer must take the second.
@@ -61,14 +61,15 @@ class Pacs(Destination):
         self._connection.cut()
 
     def _send(self, outgoing: Outgoing) -> int:
+        file = outgoing.read()
+        next(file)  # the head stays here; and whether the file is there is known before anything is opened for it
         association = self._associated_for(outgoing)
         offer = next((offer for offer in _offers(outgoing) if offer in association.accepted), None)
         if offer is None:
             raise self._no_context(outgoing, association)
-        if offer.transfer_syntax_uid == outgoing.transfer_syntax_uid:
-            data_set = _encoded(outgoing)
-        else:
-            data_set = _converted(outgoing, offer.transfer_syntax_uid)
+        data_set: Iterator[bytes | memoryview] = file
+        if offer.transfer_syntax_uid != outgoing.transfer_syntax_uid:
+            data_set = _converted(file, outgoing, offer.transfer_syntax_uid)
         try:
             return association.store(
                 association.accepted[offer], outgoing.sop_class_uid, outgoing.sop_instance_uid, data_set
@@ -142,47 +143,18 @@ def _offers(outgoing: Outgoing) -> tuple[Offer, ...]:
     return tuple(Offer(outgoing.sop_class_uid, syntax) for syntax in syntaxes)
 
 
-def _encoded(outgoing: Outgoing) -> Iterator[bytes]:
-    """The data set as it lies in the file, in pieces."""
+def _converted(data_set: Iterator[memoryview], outgoing: Outgoing, transfer_syntax_uid: str) -> Iterator[bytes]:
+    """The data set in another of the convertible transfer syntaxes; raises as ``Outgoing.read`` does."""
+    content = BytesIO(b"".join(data_set))
     try:
-        offset = _data_set_offset(outgoing)
-        with outgoing.path.open("rb") as stream:
-            stream.seek(offset)
-            while piece := stream.read(_READ_BYTES):
-                yield piece
-    except OSError as error:
-        raise unreadable(error) from error
-
-
-def _data_set_offset(outgoing: Outgoing) -> int:
-    try:
-        _, offset = split_dataset(outgoing.path)
-        return int(offset)
-    except OSError:
-        raise
+        implicit = UID(outgoing.transfer_syntax_uid).is_implicit_VR
+        dataset = read_dataset(content, implicit, is_little_endian=True)
+        encoded = encode(dataset, UID(transfer_syntax_uid).is_implicit_VR, True)
     except Exception as error:  # whatever a malformed file raises in the library's reader
-        raise _malformed(error) from error
-
-
-def _converted(outgoing: Outgoing, transfer_syntax_uid: str) -> Iterator[bytes]:
-    """The data set in another of the convertible transfer syntaxes."""
-    try:
-        encoded = encode(dcmread(outgoing.path), UID(transfer_syntax_uid).is_implicit_VR, True)
-    except OSError as error:
-        raise unreadable(error) from error
-    except Exception as error:  # whatever a malformed file raises in the library's reader
-        raise _malformed(error) from error
+        raise malformed(error) from error
     if encoded is None:
-        raise _malformed(None)
+        raise malformed()
     yield encoded
-
-
-def _malformed(error: Exception | None) -> DeliveryRefused:
-    return DeliveryRefused(
-        "the file of the result is not a DICOM file that can be sent",
-        found=None if error is None else type(error).__name__,
-        mend="Report it with the model's name; the file is in the spool",
-    )
 
 
 def _words(error: OSError) -> str:

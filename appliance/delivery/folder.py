@@ -9,15 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from appliance.config.settings import FolderDestination
 from appliance.delivery.base import Destination
-from appliance.delivery.outgoing import Outgoing, unreadable
-from appliance.errors import DestinationUnreachable
+from appliance.delivery.outgoing import Outgoing
+from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
 from appliance.spool.durable import fsync_folder
-
-_COPY_BYTES = 1024 * 1024
 
 _MENDS = {
     errno.ENOENT: "Make the folder, or mount it: it is not made here, as a missing mount would fill the local disk",
@@ -43,20 +40,19 @@ class Folder(Destination):
 
     def _send(self, outgoing: Outgoing) -> None:
         name = f"{outgoing.kind}-{hashlib.sha256(outgoing.sop_instance_uid.encode()).hexdigest()[:20]}.dcm"
-        try:
-            source = outgoing.path.open("rb")
-        except OSError as error:
-            raise unreadable(error) from error
-        with source, self._reported():
+        with self._reported():
             # The one name for all attempts: what an attempt that was killed left behind is overwritten.
             temporary = self._folder / f".{name}.part"
             try:
                 with temporary.open("wb") as target:
-                    self._copy(source, target)
+                    for piece in outgoing.read():
+                        if self._is_cut.is_set():
+                            raise InterruptedError(errno.EINTR, "the appliance stops")
+                        target.write(piece)
                     target.flush()
                     os.fsync(target.fileno())
                 temporary.rename(self._folder / name)
-            except OSError:
+            except (OSError, DeliveryRefused, DeliveryRetry):
                 self._remove(temporary)
                 raise
             fsync_folder(self._folder)
@@ -67,18 +63,6 @@ class Folder(Destination):
     def cut(self) -> None:
         """End a copy at its next piece."""
         self._is_cut.set()
-
-    def _copy(self, source: IO[bytes], target: IO[bytes]) -> None:
-        while True:
-            try:
-                piece = source.read(_COPY_BYTES)
-            except OSError as error:
-                raise unreadable(error) from error
-            if not piece:
-                return
-            if self._is_cut.is_set():
-                raise InterruptedError(errno.EINTR, "the appliance stops")
-            target.write(piece)
 
     @staticmethod
     def _remove(temporary: Path) -> None:

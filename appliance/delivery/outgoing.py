@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import DeliveryRefused, DeliveryRetry
+
+_PIECE_BYTES = 128 * 1024
+"""Small, so that the destination is busy with one piece while the next one is read and summed."""
+
+_LONG_LENGTH = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+"""Value representations whose length has four bytes, after two that are reserved (PS3.5 section 7.1.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +40,34 @@ class Outgoing:
     bytes: int
     sha256: str
 
-    def verify(self) -> None:
-        """Check that the file is the committed one.
+    def read(self) -> Iterator[memoryview]:
+        """Read the file once: first its head (preamble and file meta information), then the data set in pieces.
+
+        The last piece comes only after all bytes were found to be the committed ones. So who sends or writes while
+        reading, and gives up when this raises, never lets a damaged object out whole.
 
         Raises
         ------
         DeliveryRefused
-            It is gone, or its bytes are not the committed ones: what reaches a PACS is what the model wrote.
+            The file is gone, is not DICOM, or its bytes are not the committed ones: what reaches a PACS is what was
+            committed.
         DeliveryRetry
             It cannot be read now.
         """
         try:
-            with self.path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                size = stream.tell()
+            with self.path.open("rb", buffering=0) as stream:
+                if (size := os.fstat(stream.fileno()).st_size) != self.bytes:
+                    raise self._changed(f"{size} bytes", f"{self.bytes} bytes")
+                first = memoryview(stream.read(_PIECE_BYTES))
+                offset = _data_set_offset(first)
+                yield first[:offset]
+                digest = hashlib.sha256(first[:offset])
+                last = first[offset:]
+                while piece := stream.read(_PIECE_BYTES):
+                    yield last
+                    digest.update(last)  # while the destination is busy with it
+                    last = memoryview(piece)
+                digest.update(last)
         except FileNotFoundError as error:
             raise DeliveryRefused(
                 "the file of the result is gone from the spool",
@@ -52,13 +75,17 @@ class Outgoing:
             ) from error
         except OSError as error:
             raise unreadable(error) from error
-        if digest != self.sha256:
-            raise DeliveryRefused(
-                "the file of the result was changed after it was committed",
-                found=f"{size} bytes, SHA-256 {digest[:12]}…",
-                expected=f"{self.bytes} bytes, SHA-256 {self.sha256[:12]}…",
-                mend="Check the disk; run the job again, or restore the spool; then: appliance requeue",
-            )
+        if digest.hexdigest() != self.sha256:
+            raise self._changed(f"SHA-256 {digest.hexdigest()[:12]}…", f"SHA-256 {self.sha256[:12]}…")
+        yield last
+
+    def _changed(self, found: str, expected: str) -> DeliveryRefused:
+        return DeliveryRefused(
+            "the file of the result was changed after it was committed",
+            found=found,
+            expected=expected,
+            mend="Check the disk; run the job again, or restore the spool; then: appliance requeue",
+        )
 
 
 def unreadable(error: OSError) -> DeliveryRetry:
@@ -68,3 +95,35 @@ def unreadable(error: OSError) -> DeliveryRetry:
         found=error.strerror or type(error).__name__,
         mend="Check the disk, and that the spool belongs to the user of the appliance",
     )
+
+
+def malformed(error: Exception | None = None) -> DeliveryRefused:
+    """The error of a file that is as it was committed and still cannot be sent."""
+    return DeliveryRefused(
+        "the file of the result is not a DICOM file that can be sent",
+        found=None if error is None else type(error).__name__,
+        mend="Report it with the model's name; the file is in the spool",
+    )
+
+
+def _data_set_offset(head: memoryview) -> int:
+    """Where the data set begins: after group 0002, always in Explicit VR Little Endian (PS3.10 section 7.1).
+
+    The group's length is not relied on: files that came through the drop folder may lack it.
+    """
+    if bytes(head[128:132]) != b"DICM":
+        raise malformed()
+    position = 132
+    while bytes(head[position : position + 2]) == b"\x02\x00":
+        if bytes(head[position + 4 : position + 6]) in _LONG_LENGTH:
+            form, start = "<L", position + 8
+        else:
+            form, start = "<H", position + 6
+        try:
+            (length,) = struct.unpack_from(form, head, start)
+        except struct.error as error:
+            raise malformed(error) from error
+        position = start + struct.calcsize(form) + length
+    if position > len(head):
+        raise malformed()
+    return position

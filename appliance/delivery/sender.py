@@ -13,12 +13,12 @@ from appliance.config import settings
 from appliance.delivery.base import Destination
 from appliance.delivery.destinations import make_destination
 from appliance.delivery.outgoing import Outgoing
+from appliance.delivery.recorder import Recorder
 from appliance.delivery.retry import is_given_up, wait_s
-from appliance.delivery.status import SUCCESS, meaning
 from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
 from appliance.journal.hints import HintSocket, send_hint
 from appliance.journal.journal import Journal
-from appliance.journal.records import ClaimedDelivery
+from appliance.journal.records import Answered, ClaimedDelivery
 from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
@@ -52,6 +52,8 @@ class Sender:
         Its settings.
     ae_title
         How the appliance calls itself.
+    recorder
+        Started before, and stopped after this sender.
     run_dir
         The folder of the wake-up sockets; this sender listens as ``sender-<name>``.
     on_fatal
@@ -65,6 +67,7 @@ class Sender:
         ae_title: str,
         journal: Journal,
         spool: Spool,
+        recorder: Recorder,
         metrics: Metrics,
         run_dir: Path,
         on_fatal: Callable[[], None],
@@ -74,6 +77,7 @@ class Sender:
         self._destination: Destination = make_destination(destination, ae_title)
         self._deliveries = journal.deliveries
         self._spool = spool
+        self._recorder = recorder
         self._metrics = metrics
         self._run_dir = run_dir
         self._stopping = threading.Event()
@@ -150,20 +154,9 @@ class Sender:
                     self._give_back(batch[index + 1 :], error)
                 return
             else:
-                self._delivered(delivery, status)
+                self._failures = 0
+                self._recorder.record(Answered(delivery, time.time(), status))
             self._last_used = time.monotonic()
-
-    def _delivered(self, delivery: ClaimedDelivery, status: int | None) -> None:
-        now = time.time()
-        self._deliveries.delivered(delivery.delivery_id, now, status)
-        self._failures = 0
-        self._metrics.deliveries.labels(self._name, "delivered").inc()
-        self._metrics.deliver_seconds.labels(self._name, delivery.kind).observe(max(0.0, now - delivery.created_at))
-        self._metrics.total_seconds.labels(delivery.model, self._name, delivery.kind).observe(
-            max(0.0, now - delivery.last_received_at)
-        )
-        remark = "" if status in (None, SUCCESS) else f" with status {meaning(status)}"
-        _log.info("delivered %s of job %d to %s%s", delivery.kind, delivery.job_id, self._name, remark)
 
     def _failed(self, delivery: ClaimedDelivery, error: DeliveryRefused | DeliveryRetry, prefix: str = "") -> None:
         self._deliveries.fail(delivery.delivery_id, time.time(), error.status, f"{prefix}{error}")

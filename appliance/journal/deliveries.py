@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from appliance.journal.database import Database
-from appliance.journal.records import ClaimedDelivery
+from appliance.journal.records import Answered, ClaimedDelivery
 
 
 class Deliveries:
@@ -13,33 +15,29 @@ class Deliveries:
         self._database = database
 
     def claim(self, destination: str, now: float, limit: int) -> list[ClaimedDelivery]:
-        """Take up to ``limit`` deliveries that are due, in the order in which they were made."""
-        with self._database.transaction() as connection:
-            ids = [
-                row["delivery_id"]
-                for row in connection.execute(
-                    "SELECT delivery_id FROM delivery WHERE state = 'queued' AND destination = ? AND available_at <= ? "
-                    "ORDER BY available_at, delivery_id LIMIT ?",
-                    (destination, now, limit),
-                )
-            ]
+        """Take up to ``limit`` deliveries that are due, in the order in which they were made.
+
+        A power failure may forget that they were taken, which is what ``recover`` would do with them.
+        """
+        with self._database.transaction(durable=False) as connection:
+            rows = connection.execute(
+                "SELECT d.delivery_id, d.attempts + 1 AS attempt, d.created_at, r.kind, r.sop_class_uid,"
+                " r.sop_instance_uid, r.transfer_syntax_uid, r.path, r.bytes, r.sha256, j.job_id, j.model,"
+                " j.last_received_at "
+                "FROM delivery d JOIN result r USING (result_id) JOIN job j USING (job_id) "
+                "WHERE d.state = 'queued' AND d.destination = ? AND d.available_at <= ? "
+                "ORDER BY d.available_at, d.delivery_id LIMIT ?",
+                (destination, now, limit),
+            ).fetchall()
             connection.executemany(
                 "UPDATE delivery SET state = 'sending', attempts = attempts + 1 WHERE delivery_id = ?",
-                [(delivery_id,) for delivery_id in ids],
+                [(row["delivery_id"],) for row in rows],
             )
-            rows = [
-                connection.execute(
-                    "SELECT d.delivery_id, d.attempts, d.created_at, r.kind, r.sop_class_uid, r.sop_instance_uid,"
-                    " r.transfer_syntax_uid, r.path, r.bytes, r.sha256, j.job_id, j.model, j.last_received_at "
-                    "FROM delivery d JOIN result r USING (result_id) JOIN job j USING (job_id) WHERE delivery_id = ?",
-                    (delivery_id,),
-                ).fetchone()
-                for delivery_id in ids
-            ]
         return [
             ClaimedDelivery(
                 delivery_id=row["delivery_id"],
-                attempt=row["attempts"],
+                destination=destination,
+                attempt=row["attempt"],
                 kind=row["kind"],
                 sop_class_uid=row["sop_class_uid"],
                 sop_instance_uid=row["sop_instance_uid"],
@@ -66,9 +64,18 @@ class Deliveries:
         )
         return available
 
-    def delivered(self, delivery_id: int, now: float, status: int | None) -> None:
-        """The destination has it; ``status`` is that of its C-STORE answer, ``None`` where there is none."""
-        self._move(delivery_id, "delivered", now, status, None, available_at=None)
+    def delivered(self, answered: Iterable[Answered]) -> None:
+        """Destinations have these objects.
+
+        On the disk with the next commit that is, or after ``Journal.flush``: a process that is killed forgets nothing,
+        and after a power failure the destination sees the same UIDs again.
+        """
+        with self._database.transaction(durable=False) as connection:
+            connection.executemany(
+                "UPDATE delivery SET state = 'delivered', finished_at = ?, status = ?, message = NULL "
+                "WHERE delivery_id = ?",
+                [(answer.at, answer.status, answer.delivery.delivery_id) for answer in answered],
+            )
 
     def postpone(
         self, delivery_id: int, available_at: float, status: int | None, message: str | None, *, counted: bool = True

@@ -197,6 +197,7 @@ class ClaimedDelivery:
     """One object on its way to one destination; ``bytes`` and ``sha256`` are of its whole file as it was committed."""
 
     delivery_id: int
+    destination: str
     attempt: int
     kind: str
     sop_class_uid: str
@@ -209,6 +210,18 @@ class ClaimedDelivery:
     job_id: int
     model: str
     last_received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A delivery that its destination has, since ``at`` (seconds since 1970).
+
+    ``status`` is that of its C-STORE answer, ``None`` where there is none.
+    """
+
+    delivery: ClaimedDelivery
+    at: float
+    status: int | None
 
 
 @dataclass(frozen=True, slots=True)

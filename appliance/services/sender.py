@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.delivery.pacs_count import PacsCount
+from appliance.delivery.recorder import Recorder
 from appliance.delivery.sender import Sender
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
@@ -25,18 +26,21 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
             _log.warning("no destination is set: results stay in the spool")
         journal, spool = Journal(layout.journal), Spool(layout.spool)
         metrics = Metrics.for_role("sender", layout.metrics)
-        parts: list[Part] = [
+        recorder = Recorder(journal, metrics, on_fatal=lifecycle.fail)
+        senders = [
             Sender(
                 destination,
                 ae_title=settings.dicom.ae_title,
                 journal=journal,
                 spool=spool,
+                recorder=recorder,
                 metrics=metrics,
                 run_dir=layout.run,
                 on_fatal=lifecycle.fail,
             )
             for destination in settings.destinations
         ]
+        parts: list[Part] = [recorder, *senders]
         if settings.assembly.pacs is not None:
             # Here and not in the receiver, so that nothing that a PACS does can ever hold reception up.
             parts.append(

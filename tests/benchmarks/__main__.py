@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from tests.benchmarks.deliver import measure_deliver
 from tests.benchmarks.engines import measure_engines
 from tests.benchmarks.ingest import measure_ingest
 from tests.benchmarks.latency import measure_latency
@@ -26,6 +27,9 @@ def main() -> int:
     ingest = benchmarks.add_parser("ingest", help="reception, beside dcmtk, Orthanc and the raw limit of this machine")
     ingest.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
     ingest.add_argument("--count", type=int, default=300, metavar="N", help="CT slices in each (default 300)")
+    deliver = benchmarks.add_parser("deliver", help="results and images out, beside dcmtk's storescu")
+    deliver.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
+    deliver.add_argument("--count", type=int, default=300, metavar="N", help="objects in each (default 300)")
     engines = benchmarks.add_parser(
         "engines", help="each model on each backend and in each precision, next to the bare runtime; and its engines"
     )
@@ -36,6 +40,8 @@ def main() -> int:
     match parsed.benchmark:
         case "ingest":
             measured = measure_ingest(parsed.rounds, parsed.count)
+        case "deliver":
+            measured = measure_deliver(parsed.rounds, parsed.count)
         case "engines":
             measured = measure_engines(parsed.seconds, parsed.names)
         case _:

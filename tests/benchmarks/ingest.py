@@ -6,7 +6,6 @@ TCP, write them to a file, fsync, answer with one byte. The sender of all others
 
 from __future__ import annotations
 
-import itertools
 import os
 import statistics
 import subprocess
@@ -19,11 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from pydicom import dcmread
-from pydicom.uid import UID
 
+from tests.benchmarks.images import copies, ct_slice, dx_image
 from tests.support.daemon import Daemon
-from tests.support.dicom_factory import chest_pixels, ct_series, ct_voxels, radiograph, write_datasets
 from tests.support.peers import DcmtkStoreScp, Orthanc
 from tests.support.studies import REPOSITORY
 
@@ -51,7 +48,7 @@ def measure_ingest(rounds: int, count: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(dir=cache, prefix="ingest-") as name, ExitStack() as stack:
         root = Path(name)
         receivers = _start(root, stack)
-        slices, radiographs = _ct_slice(root), _dx_image(root)
+        slices, radiographs = ct_slice(root), dx_image(root)
         works = {
             f"{count} CT, 1 association": (slices, count, 1),
             f"{count} CT, {_ASSOCIATIONS} associations": (slices, count, _ASSOCIATIONS),
@@ -61,7 +58,7 @@ def measure_ingest(rounds: int, count: int) -> dict[str, object]:
         for turn in range(rounds + 1):
             for work, (template, number, associations) in works.items():
                 for receiver in receivers:
-                    paths = _copies(template, number, root / "images")
+                    paths = list(copies(template, number, root / "images").values())
                     _measure(receiver, work, paths, associations, keep=turn > 0)  # the first warms everything
                     print(".", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
@@ -106,43 +103,6 @@ def _start(root: Path, stack: ExitStack) -> list[Receiver]:
 
 def _storescu(called: str, port: int) -> list[str]:
     return ["storescu", "-R", "-aet", "SCANNER", "-aec", called, "127.0.0.1", str(port)]
-
-
-def _ct_slice(root: Path) -> bytes:
-    (path,) = write_datasets(ct_series(ct_voxels(1, 512, 512)), root / "ct")
-    return _template(path)
-
-
-def _dx_image(root: Path) -> bytes:
-    (path,) = write_datasets([radiograph(chest_pixels(3000, 2500), "DX")], root / "dx")
-    return _template(path)
-
-
-_MARK = "1.2.826.0.1.3680043.8.498.11111111111111111111"
-
-
-def _template(path: Path) -> bytes:
-    """The file with a UID that can be replaced without reading it again."""
-    dataset = dcmread(path)
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(_MARK)
-    dataset.save_as(path, enforce_file_format=True)
-    return path.read_bytes()
-
-
-_numbers = itertools.count(10**19)
-
-
-def _copies(template: bytes, count: int, folder: Path) -> list[Path]:
-    """New images each time: one that is known already is answered without being stored."""
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for index in range(count):
-        uid = f"{_MARK[:-20]}{next(_numbers)}".encode()
-        path = folder / f"{index}.dcm"
-        path.write_bytes(template.replace(_MARK.encode(), uid))
-        paths.append(path)
-    os.sync()  # what the sender reads is no part of what is measured
-    return paths
 
 
 def _measure(receiver: Receiver, work: str, paths: Sequence[Path], associations: int, *, keep: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,14 +111,41 @@ def test_a_file_that_is_gone_is_refused_and_the_next_goes_on(receiver: Receiver,
     assert receiver.holds() == [data_set_bytes(next_one.path)]
 
 
-def test_a_file_whose_bytes_changed_is_refused(receiver: Receiver, tmp_path: Path) -> None:
-    file = result_file(tmp_path / "spool", "sr", "1")
+@pytest.mark.parametrize("pixels", [16, 700])
+@pytest.mark.parametrize("damage", ["a bit at the end", "a bit in the middle", "a byte less", "a byte more"])
+def test_of_a_file_whose_bytes_changed_nothing_remains(
+    receiver: Receiver, tmp_path: Path, damage: str, pixels: int
+) -> None:
+    file = result_file(tmp_path / "spool", "sc", "1", pixels=pixels)
     content = bytearray(file.path.read_bytes())
-    content[-1] ^= 1
+    match damage:
+        case "a byte less":
+            content.pop()
+        case "a byte more":
+            content.append(0)
+        case _:
+            content[-1 if damage == "a bit at the end" else len(content) // 2] ^= 1
     file.path.write_bytes(content)
 
     with pytest.raises(DeliveryRefused, match="changed after it was committed"):
         receiver.destination.send(file)
+
+    assert receiver.holds() == []
+    next_one = result_file(tmp_path / "spool", "sc", "2")
+    receiver.destination.send(next_one)
+    assert receiver.holds() == [data_set_bytes(next_one.path)]
+
+
+def test_a_file_that_is_no_dicom_is_refused(receiver: Receiver, tmp_path: Path) -> None:
+    path = tmp_path / "spool" / "noise.dcm"
+    path.parent.mkdir()
+    for content in (b"", b"noise", bytes(128) + b"DICM\x02\x00\x00\x00OB\x00\x00\xff\xff\xff\x7f"):
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        noise = replace(result_file(tmp_path / "spool", "sr", "1"), path=path, bytes=len(content), sha256=digest)
+
+        with pytest.raises(DeliveryRefused, match="not a DICOM file"):
+            receiver.destination.send(noise)
 
     assert receiver.holds() == []
 

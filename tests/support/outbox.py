@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import threading
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.settings import Destination, DicomDestination, FolderDestination, Retry
+from appliance.delivery.outgoing import Outgoing
+from appliance.delivery.recorder import Recorder
 from appliance.delivery.sender import Sender
 from appliance.domain.uids import derived_uid
 from appliance.journal.hints import send_hint
@@ -17,7 +20,7 @@ from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, ReceivedInstance, ResultRow
 from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
-from tests.support.result_files import SOP_CLASSES, result_file
+from tests.support.result_files import result_file
 
 QUICK = Retry(first_s=0.05, factor=2.0, longest_s=0.2)
 """Back-off for tests: peers come back in tenths of a second."""
@@ -38,15 +41,21 @@ def folder(path: Path, name: str = "share") -> FolderDestination:
 
 
 class Outbox:
-    """The journal and spool below ``root``; a second one on the same ``root`` is the next life of the sender."""
+    """The journal and spool below ``root``; a second one on the same ``root`` is the next life of the sender.
 
-    def __init__(self, root: Path) -> None:
+    ``journal`` is the journal's file where it is not the usual one.
+    """
+
+    def __init__(self, root: Path, *, journal: Path | None = None) -> None:
         self.root = root
-        self.journal = Journal(root / "journal" / "journal.sqlite")
+        self._file = journal or root / "journal" / "journal.sqlite"
+        self.journal = Journal(self._file)
         self.spool = Spool(root / "spool")
         self.metrics = Metrics()
         self.run_dir = root / "run"
         self.failed = threading.Event()
+        self.recorder = Recorder(self.journal, self.metrics, on_fatal=self.failed.set)
+        self.recorder.start()
         self._senders: list[Sender] = []
 
     def put(
@@ -58,6 +67,20 @@ class Outbox:
         created_at: float | None = None,
     ) -> list[str]:
         """End a job with one result of each kind for each destination; return their SOP Instance UIDs."""
+        folder = self.spool.results / hashlib.sha256(seed.encode()).hexdigest()[:8]
+        files = [result_file(folder, kind, f"{seed}-{kind}") for kind in kinds]
+        self.put_files(seed, destinations, files, created_at=created_at)
+        return [file.sop_instance_uid for file in files]
+
+    def put_files(
+        self,
+        seed: str,
+        destinations: Sequence[Destination],
+        files: Sequence[Outgoing],
+        *,
+        created_at: float | None = None,
+    ) -> None:
+        """End a job whose results are these files of the spool."""
         now = time.time() if created_at is None else created_at
         instance = ReceivedInstance(
             study_instance_uid=derived_uid(seed, "study"),
@@ -76,15 +99,12 @@ class Outbox:
         self.journal.instances.register(instance, [Assessment(MODEL, "1", None)], stable_age_s=30)
         job = self.journal.jobs.claim("worker-0", now, 60)
         assert job is not None
-        files = [
-            result_file(self.spool.results / f"{job.job_id}-{job.attempt}", kind, f"{seed}-{kind}") for kind in kinds
-        ]
         rows = [
             ResultRow(
                 kind=file.kind,
-                sop_class_uid=SOP_CLASSES[file.kind],
+                sop_class_uid=file.sop_class_uid,
                 sop_instance_uid=file.sop_instance_uid,
-                series_instance_uid=derived_uid(f"{seed}-{file.kind}", "series"),
+                series_instance_uid=derived_uid(seed, file.kind),
                 transfer_syntax_uid=file.transfer_syntax_uid,
                 path=self.spool.relative(file.path),
                 bytes=file.bytes,
@@ -98,11 +118,10 @@ class Outbox:
             time.time() if created_at is None else created_at,
             result_json="{}",
             results=rows,
-            destinations={destination.name: kinds for destination in destinations},
+            destinations={destination.name: [file.kind for file in files] for destination in destinations},
             stages={},
         )
         send_hint(self.run_dir, "sender")
-        return [file.sop_instance_uid for file in files]
 
     def sender(self, destination: Destination) -> Sender:
         """Start a sender; ``close`` stops it."""
@@ -111,6 +130,7 @@ class Outbox:
             ae_title="APPLIANCE",
             journal=self.journal,
             spool=self.spool,
+            recorder=self.recorder,
             metrics=self.metrics,
             run_dir=self.run_dir,
             on_fatal=self.failed.set,
@@ -123,12 +143,13 @@ class Outbox:
         """Stop the senders; none of them may have ended by itself."""
         for sender in self._senders:
             sender.stop()
+        self.recorder.stop()
         self.journal.close()
         assert not self.failed.is_set()
 
     def rows(self, destination: str = "pacs") -> list[dict[str, Any]]:
         """The deliveries to a destination, in the order in which they were made, with their result's columns."""
-        connection = sqlite3.connect(self.root / "journal" / "journal.sqlite")
+        connection = sqlite3.connect(self._file)
         try:
             connection.row_factory = sqlite3.Row
             found = connection.execute(

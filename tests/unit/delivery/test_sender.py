@@ -34,6 +34,8 @@ class Obedient(Destination):
 
     def _send(self, outgoing: Outgoing) -> int | None:
         self.tried.append(outgoing.sop_instance_uid)
+        for _ in outgoing.read():
+            pass
         return self.answer(outgoing)
 
     def close(self) -> None:
@@ -180,6 +182,7 @@ def test_never_started_is_stopped_without_an_error(outbox: Outbox, destination: 
         ae_title="APPLIANCE",
         journal=outbox.journal,
         spool=outbox.spool,
+        recorder=outbox.recorder,
         metrics=outbox.metrics,
         run_dir=outbox.run_dir,
         on_fatal=outbox.failed.set,

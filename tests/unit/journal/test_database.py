@@ -14,6 +14,7 @@ import pytest
 from appliance.errors import JournalError
 from appliance.journal.database import Database
 from appliance.journal.journal import Journal
+from appliance.journal.records import Answered
 from tests.support.waiting import wait_for
 from tests.unit.journal.makers import SCRIPTS, claim, complete, queue_job, received, register, succeed
 
@@ -311,8 +312,9 @@ def test_the_frequent_queries_never_read_a_whole_table(journal: Journal) -> None
         succeed(journal, job)
         journal.deliveries.recover("pacs")
         journal.deliveries.next_available_at("pacs")
-        for delivery in journal.deliveries.claim("pacs", 300, 10):
-            journal.deliveries.delivered(delivery.delivery_id, 300, 0)
+        journal.deliveries.delivered(
+            [Answered(delivery, 300, 0) for delivery in journal.deliveries.claim("pacs", 300, 10)]
+        )
         journal.overview.waiting()
         journal.overview.deliveries()
         journal.overview.stages(1)

@@ -8,7 +8,7 @@ import pytest
 
 from appliance.errors import IllegalTransition
 from appliance.journal.journal import Journal
-from appliance.journal.records import ClaimedDelivery
+from appliance.journal.records import Answered, ClaimedDelivery
 from tests.unit.journal.makers import claim, queue_job, succeed
 
 
@@ -62,7 +62,7 @@ def test_an_attempt_that_was_never_made_does_not_count(outbox: Journal) -> None:
 
 def test_delivered_is_the_end(outbox: Journal, sql: sqlite3.Connection) -> None:
     [first] = outbox.deliveries.claim("pacs", 220, 1)
-    outbox.deliveries.delivered(first.delivery_id, 225, 0xB000)
+    outbox.deliveries.delivered([Answered(first, 225, 0xB000)])
     row = sql.execute("SELECT * FROM delivery WHERE delivery_id = ?", (first.delivery_id,)).fetchone()
     assert (row["state"], row["finished_at"], row["status"], row["message"]) == ("delivered", 225, 0xB000, None)
     assert outbox.overview.delivered(1) == {("pacs", "sr"): 225}

@@ -12,6 +12,7 @@ import pytest
 from appliance.domain.states import DeliveryState, JobState, SeriesState
 from appliance.errors import IllegalTransition
 from appliance.journal.journal import Journal
+from appliance.journal.records import Answered
 from tests.unit.journal.makers import claim, complete, queue_job, received, register, succeed
 
 # Written out a second time on purpose: a change of the table in the schema has to be meant.
@@ -162,7 +163,7 @@ def test_the_journal_says_illegal_transition(journal: Journal) -> None:
     queue_job(journal, "1")
     succeed(journal, claim(journal), kinds=("sr",))
     with pytest.raises(IllegalTransition, match="illegal delivery transition"):
-        journal.deliveries.delivered(1, 220.0, 0)  # nobody is sending it
+        journal.deliveries.fail(1, 220.0, 0, "nobody is sending it")
     assert journal.overview.tally()["delivery"] == {"queued": 1, "sending": 0, "delivered": 0, "failed": 0}
 
 
@@ -171,7 +172,7 @@ def test_a_studys_whole_way_can_be_read_from_the_events(journal: Journal, sql: s
     complete(journal, 130)
     succeed(journal, claim(journal), kinds=("sr",))
     [delivery] = journal.deliveries.claim("pacs", 220, 10)
-    journal.deliveries.delivered(delivery.delivery_id, 221, 0)
+    journal.deliveries.delivered([Answered(delivery, 221, 0)])
     assert [(row["machine"], row["event"]) for row in sql.execute("SELECT * FROM event ORDER BY event_id")] == [
         ("series", "opened"),
         ("series", "completed"),

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.journal.jobs import LeaseLost
 from appliance.journal.journal import Journal
-from appliance.journal.records import Activation, Assessment, ClaimedDelivery, ClaimedJob, ModelVersion
+from appliance.journal.records import Activation, Answered, Assessment, ClaimedDelivery, ClaimedJob, ModelVersion
 from tests.unit.journal.makers import NO, YES, complete, received, register, succeed
 
 SHADOW = Assessment("brain", "1.1.0", None, shadow=True)
@@ -79,14 +79,14 @@ class RandomLife:
     def end_delivery(self) -> None:
         if not self.deliveries:
             return
-        delivery = self.deliveries.pop().delivery_id
+        delivery = self.deliveries.pop()
         match self.random.randrange(3):
             case 0:
-                self.journal.deliveries.delivered(delivery, self.now, 0)
+                self.journal.deliveries.delivered([Answered(delivery, self.now, 0)])
             case 1:
-                self.journal.deliveries.postpone(delivery, self.now + 5, None, "later")
+                self.journal.deliveries.postpone(delivery.delivery_id, self.now + 5, None, "later")
             case 2:
-                self.journal.deliveries.fail(delivery, self.now, 0xC000, "never")
+                self.journal.deliveries.fail(delivery.delivery_id, self.now, 0xC000, "never")
 
     def requeue(self) -> None:
         self.journal.deliveries.requeue(self.now)
