@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 
 from appliance.errors import RejectedInput
 
-_WINDOW_BYTES = 64 * 1024
+_WINDOW_BYTES = 16 * 1024
+"""What comes before the pixels of most images is less."""
 
 
 def truncated(found: str) -> RejectedInput:

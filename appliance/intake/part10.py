@@ -57,6 +57,8 @@ _UNSIGNED = frozenset({"SamplesPerPixel", "Rows", "Columns"})
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z")
 _INTEGER = re.compile(r"[+-]?\d{1,12}\Z")
 
+_HEADER_BYTES: Final = 8
+"""Of any element, item or delimiter at least: tag, and length, or VR and half a length (PS3.5 section 7.1)."""
 # PS3.5 section 7.1.2: these have a 16-bit length, the others two reserved bytes and a 32-bit length.
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
@@ -220,10 +222,11 @@ def _read_meta(descriptor: int, size: int, start: int) -> tuple[str, int]:
         offset = source.position
         if source.at_end():
             break
-        group, element = struct.unpack("<HH", source.take(4))
+        head = source.take(_HEADER_BYTES)
+        group, element = struct.unpack_from("<HH", head)
         if group != 2:
             return _checked_meta(values), offset
-        _, length = _explicit_header(source, "<")
+        _, length = _explicit_header(head, source, "<")
         if length == _UNDEFINED:
             raise _malformed("an element of undefined length in the file meta information")
         if length <= MAX_KEPT_BYTES:
@@ -245,9 +248,9 @@ def _checked_meta(values: Mapping[int, bytes]) -> str:
     return _text(values[0x0010])
 
 
-def _explicit_header(source: ByteSource, order: str) -> tuple[bytes, int]:
-    """Read VR and length of an explicit VR element whose tag has been read."""
-    vr, length = struct.unpack(order + "2sH", source.take(4))
+def _explicit_header(head: bytes, source: ByteSource, order: str) -> tuple[bytes, int]:
+    """VR and length of an explicit VR element whose first eight bytes have been taken."""
+    vr, length = struct.unpack_from(order + "2sH", head, 4)
     if vr in _SHORT_VRS:
         return vr, length
     if vr in _LONG_VRS:
@@ -276,17 +279,17 @@ def _walk(source: ByteSource, encoding: Encoding) -> tuple[dict[int, bytes], boo
         if not levels and source.at_end():
             return values, has_pixel_data
         order = ">" if encoding.big_endian else "<"
-        group, element = struct.unpack(order + "HH", source.take(4))
+        head = source.take(_HEADER_BYTES)
+        group, element, length = struct.unpack(order + "HHI", head)
         tag = group << 16 | element
         if group == 0xFFFE:
-            encoding = _step(source, tag, struct.unpack(order + "I", source.take(4))[0], levels, encoding)
+            encoding = _step(source, tag, length, levels, encoding)
             continue
         if levels and levels[-1].kind != "item":
             raise _malformed("something other than an item in a sequence")
+        vr = b""
         if encoding.explicit_vr:
-            vr, length = _explicit_header(source, order)
-        else:
-            vr, length = b"", struct.unpack(order + "I", source.take(4))[0]
+            vr, length = _explicit_header(head, source, order)
         if not levels and tag in _PIXELS:
             has_pixel_data = True
         if length == _UNDEFINED:
