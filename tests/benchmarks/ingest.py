@@ -1,7 +1,8 @@
 """Reception: the appliance's receiver beside dcmtk, Orthanc, and the raw limit of this machine, in one interleaved run.
 
-The limit is a process that does what any durable receiver has to do and nothing else: read the bytes of an image from
-TCP, write them to a file, fsync, answer with one byte. The sender of all others is dcmtk's ``storescu``.
+There are two limits: a process that does what any durable receiver has to do and nothing else (read the bytes of an
+image from TCP, write them to a file, fsync, answer with one byte), and one that does the same in DICOM without looking
+at anything. The sender of all but the first is dcmtk's ``storescu``.
 """
 
 from __future__ import annotations
@@ -85,20 +86,27 @@ def _start(root: Path, stack: ExitStack) -> list[Receiver]:
     daemon.start()
     dcmtk = stack.enter_context(DcmtkStoreScp(root / "dcmtk"))
     orthanc = stack.enter_context(Orthanc(root / "orthanc"))
-    command = [sys.executable, "-m", "tests.benchmarks.raw_limit", "receive", str(root / "raw")]
-    limit = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    stack.callback(limit.kill)
-    assert limit.stdout is not None
-    raw_port = int(limit.stdout.readline())
+    limit, raw_port = _start_limit("receive", root / "raw", stack)
+    dicom_limit, dicom_port = _start_limit("receive-dicom", root / "raw-dicom", stack)
     raw = [sys.executable, "-m", "tests.benchmarks.raw_limit", "send", str(raw_port)]
     receiver = daemon.pid("receiver")
     assert receiver is not None
     return [
-        Receiver("raw TCP + fsync", raw, psutil.Process(limit.pid)),
+        Receiver("raw TCP + fsync", raw, limit),
+        Receiver("bare DICOM + fsync", _storescu("ANY", dicom_port), dicom_limit),
         Receiver("appliance", _storescu("APPLIANCE", daemon.dicom_port), psutil.Process(receiver)),
         Receiver("dcmtk storescp", _storescu("ANY", dcmtk.port), psutil.Process(dcmtk.process_id)),
         Receiver("Orthanc", _storescu("ORTHANC", orthanc.port), psutil.Process(orthanc.process_id)),
     ]
+
+
+def _start_limit(command: str, folder: Path, stack: ExitStack) -> tuple[psutil.Process, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.raw_limit", command, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    return psutil.Process(process.pid), int(process.stdout.readline())
 
 
 def _storescu(called: str, port: int) -> list[str]:
