@@ -122,7 +122,7 @@ class IncomingFolder:
         self._lock = threading.Lock()
         self._ready: defaultdict[str, deque[Path]] = defaultdict(deque)
         self._placed: list[Path] = []
-        self._places: set[Path] = set()
+        self._places: set[str] = set()
 
     def require_links(self) -> None:
         """Make sure that the file system can give a file two names, before any image relies on it.
@@ -207,14 +207,14 @@ class IncomingFolder:
             except FileNotFoundError:
                 self._make_folder(target.parent)
         with self._lock:
-            self._places.add(target.parent)
+            self._places.add(os.path.dirname(target))
 
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
             with self._lock:
-                self._places.add(folder.parent)
+                self._places.add(os.path.dirname(folder))
 
     def follow(self, path: Path) -> None:
         """Note that the journal has the instance, though perhaps not yet on the disk."""
@@ -239,7 +239,7 @@ class IncomingFolder:
             places, self._places = self._places, set()
         for folder in places:
             with suppress(FileNotFoundError):  # removed meanwhile, with all that was in it
-                fsync_folder(folder)
+                fsync_folder(Path(folder))
         for path in paths:
             path.unlink(missing_ok=True)
 

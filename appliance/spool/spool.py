@@ -61,7 +61,7 @@ class Spool:
 
     def instance_path(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
         """Where an acknowledged instance lies."""
-        return self.instances / study_instance_uid / series_instance_uid / f"{sop_instance_uid}.dcm"
+        return Path(f"{self.instances}/{study_instance_uid}/{series_instance_uid}/{sop_instance_uid}.dcm")
 
     def conflict_path(self, sop_instance_uid: str, sha256: str) -> Path:
         """Where the other bytes of an instance lie: ``<sop>/<hash>.dcm``."""
@@ -86,7 +86,10 @@ class Spool:
 
     def relative(self, path: Path) -> str:
         """The path relative to the spool, as the journal keeps it."""
-        return path.relative_to(self.root).as_posix()
+        text, root = str(path), f"{self.root}/"
+        if not text.startswith(root):
+            raise ValueError("a path outside the spool")
+        return text.removeprefix(root)
 
     def absolute(self, relative: str) -> Path:
         """The path of what the journal names."""
