@@ -207,14 +207,14 @@ class IncomingFolder:
             except FileNotFoundError:
                 self._make_folder(target.parent)
         with self._lock:
-            self._places.add(os.path.dirname(target))
+            self._places.add(str(target).rpartition("/")[0])
 
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
             with self._lock:
-                self._places.add(os.path.dirname(folder))
+                self._places.add(str(folder.parent))
 
     def follow(self, path: Path) -> None:
         """Note that the journal has the instance, though perhaps not yet on the disk."""
