@@ -6,9 +6,9 @@ Nothing here reads a file or opens a socket; ``config/reader`` makes these from 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -170,31 +170,49 @@ class Retry(Section):
     ] = 7 * 86400.0
 
 
-class DicomDestination(Section):
-    """A PACS that results are sent to by C-STORE."""
+class Forward(Section):
+    """Which received images a destination gets, as they came."""
+
+    modalities: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Z0-9]{1,16}$")]] | None,
+        Field(min_length=1, description="Those of these modalities (0008,0060); absent: all images"),
+    ] = None
+
+
+class Receiving(Section):
+    """What all kinds of destination have in common."""
+
+    name: Annotated[Name, Field(description="Name in logs, metrics and commands")]
+    results: Annotated[list[Literal["sr", "seg", "sc"]], Field(description="Which result objects it gets")] = [
+        "sr",
+        "seg",
+        "sc",
+    ]
+    forward: Annotated[Forward | None, Field(description="Which received images it gets; absent: none")] = None
+    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
+
+    @model_validator(mode="after")
+    def _gets_something(self) -> Self:
+        if not self.results and self.forward is None:
+            raise ValueError(f"{self.name!r} gets neither results nor images: name some, or remove it")
+        return self
+
+
+class DicomDestination(Receiving):
+    """A PACS that objects are sent to by C-STORE."""
 
     kind: Literal["dicom"]
-    name: Annotated[Name, Field(description="Name in logs, metrics and commands")]
     ae_title: Annotated[AeTitle, Field(description="Its AE title")]
     host: Annotated[str, Field(min_length=1, description="Its address")]
     port: Annotated[Port, Field(description="Its TCP port")]
     timeout_s: Annotated[float, Field(gt=0, description="Longest wait for an answer")] = 30.0
-    results: Annotated[
-        list[Literal["sr", "seg", "sc"]], Field(min_length=1, description="Which result objects it gets")
-    ] = ["sr", "seg", "sc"]
-    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
 
 
-class FolderDestination(Section):
-    """A folder that results are copied to."""
+class FolderDestination(Receiving):
+    """A folder that objects are copied to."""
 
     kind: Literal["folder"]
-    name: Annotated[Name, Field(description="Name in logs, metrics and commands")]
     path: Annotated[Path, Field(description="The folder")]
-    results: Annotated[
-        list[Literal["sr", "seg", "sc"]], Field(min_length=1, description="Which result objects it gets")
-    ] = ["sr", "seg", "sc"]
-    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
 
 
 Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
@@ -229,7 +247,9 @@ class Settings(Section):
     storage: Annotated[Storage, Field(description="Disk")] = Storage()
     models: Annotated[Models, Field(description="Model packages")] = Models()
     worker: Annotated[Worker, Field(description="Worker processes")] = Worker()
-    destinations: Annotated[list[Destination], Field(description="Where results go, each on its own")] = []
+    destinations: Annotated[
+        list[Destination], Field(description="Where results and forwarded images go, each on its own")
+    ] = []
     console: Annotated[Console, Field(description="HTTP", validate_default=True)] = Console()
     logging: Annotated[Logging, Field(description="Logs")] = Logging()
 

@@ -1,4 +1,4 @@
-"""Results to a PACS by C-STORE (PS3.4 annex B)."""
+"""Results and received images to a PACS by C-STORE (PS3.4 annex B)."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ class Pacs(Destination):
         return DeliveryRefused(
             f"the destination {self._settings.name} does not take {UID(outgoing.sop_class_uid).name} in {syntaxes}",
             found=f"it takes {', '.join(taken)} only" if taken else "it takes nothing that was offered",
-            mend="Let it accept this SOP class, or leave the kind out of results in the settings; then: "
-            "appliance requeue",
+            mend="Let it accept this, or ask for less in the settings "
+            f"({'forward' if outgoing.kind == 'image' else 'results'}); then: appliance requeue --deliveries",
         )
 
 

@@ -27,9 +27,9 @@ class Outgoing:
     path
         The file; only read.
     kind
-        ``sr``, ``seg`` or ``sc``.
+        ``sr``, ``seg``, ``sc``, or ``image`` for one that was received.
     bytes, sha256
-        Size and SHA-256 (hex) of the whole file when it was committed.
+        Size of the whole file and SHA-256 (hex) of it, or of its data set alone, when it was committed.
     """
 
     path: Path
@@ -39,6 +39,7 @@ class Outgoing:
     transfer_syntax_uid: str
     bytes: int
     sha256: str
+    sums_data_set_only: bool = False
 
     def read(self) -> Iterator[memoryview]:
         """Read the file once: first its head (preamble and file meta information), then the data set in pieces.
@@ -61,7 +62,7 @@ class Outgoing:
                 first = memoryview(stream.read(_PIECE_BYTES))
                 offset = _data_set_offset(first)
                 yield first[:offset]
-                digest = hashlib.sha256(first[:offset])
+                digest = hashlib.sha256(b"" if self.sums_data_set_only else first[:offset])
                 last = first[offset:]
                 while piece := stream.read(_PIECE_BYTES):
                     yield last
@@ -70,8 +71,8 @@ class Outgoing:
                 digest.update(last)
         except FileNotFoundError as error:
             raise DeliveryRefused(
-                "the file of the result is gone from the spool",
-                mend="Run the job again, or restore the spool; then: appliance requeue",
+                f"the file of the {self._noun} is gone from the spool",
+                mend=f"{self._anew}, or restore the spool; then: appliance requeue",
             ) from error
         except OSError as error:
             raise unreadable(error) from error
@@ -81,17 +82,25 @@ class Outgoing:
 
     def _changed(self, found: str, expected: str) -> DeliveryRefused:
         return DeliveryRefused(
-            "the file of the result was changed after it was committed",
+            f"the file of the {self._noun} was changed after it was committed",
             found=found,
             expected=expected,
-            mend="Check the disk; run the job again, or restore the spool; then: appliance requeue",
+            mend=f"Check the disk. {self._anew}, or restore the spool; then: appliance requeue",
         )
+
+    @property
+    def _noun(self) -> str:
+        return "image" if self.kind == "image" else "result"
+
+    @property
+    def _anew(self) -> str:
+        return "Send the image from its source" if self.kind == "image" else "Run the job again"
 
 
 def unreadable(error: OSError) -> DeliveryRetry:
     """The error of a spool file that cannot be read."""
     return DeliveryRetry(
-        "the file of the result cannot be read",
+        "the file of the object cannot be read",
         found=error.strerror or type(error).__name__,
         mend="Check the disk, and that the spool belongs to the user of the appliance",
     )
@@ -100,9 +109,9 @@ def unreadable(error: OSError) -> DeliveryRetry:
 def malformed(error: Exception | None = None) -> DeliveryRefused:
     """The error of a file that is as it was committed and still cannot be sent."""
     return DeliveryRefused(
-        "the file of the result is not a DICOM file that can be sent",
+        "the file of the object is not a DICOM file that can be sent",
         found=None if error is None else type(error).__name__,
-        mend="Report it with the model's name; the file is in the spool",
+        mend="Report it, with the model's name if it is a result; the file is in the spool",
     )
 
 

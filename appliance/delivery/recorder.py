@@ -107,8 +107,11 @@ class Recorder:
         self._metrics.deliver_seconds.labels(delivery.destination, delivery.kind).observe(
             max(0.0, answer.at - delivery.created_at)
         )
-        self._metrics.total_seconds.labels(delivery.model, delivery.destination, delivery.kind).observe(
-            max(0.0, answer.at - delivery.last_received_at)
-        )
+        if delivery.model is not None:
+            self._metrics.total_seconds.labels(delivery.model, delivery.destination, delivery.kind).observe(
+                max(0.0, answer.at - delivery.last_received_at)
+            )
         remark = "" if answer.status in (None, SUCCESS) else f" with status {meaning(answer.status)}"
-        _log.info("delivered %s of job %d to %s%s", delivery.kind, delivery.job_id, delivery.destination, remark)
+        # Images come by the thousand.
+        level = logging.DEBUG if delivery.model is None and not remark else logging.INFO
+        _log.log(level, "delivered %s to %s%s", delivery, delivery.destination, remark)

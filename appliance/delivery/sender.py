@@ -161,7 +161,7 @@ class Sender:
     def _failed(self, delivery: ClaimedDelivery, error: DeliveryRefused | DeliveryRetry, prefix: str = "") -> None:
         self._deliveries.fail(delivery.delivery_id, time.time(), error.status, f"{prefix}{error}")
         self._metrics.deliveries.labels(self._name, "failed").inc()
-        _log.error("delivery of %s of job %d failed: %s%s", delivery.kind, delivery.job_id, prefix, error)
+        _log.error("delivery of %s failed: %s%s", delivery, prefix, error)
 
     def _postponed(self, delivery: ClaimedDelivery, error: DeliveryRetry) -> None:
         """One that was tried in vain: later again, or never. The destination rests meanwhile."""
@@ -179,7 +179,7 @@ class Sender:
             available_at = now + wait_s(self._retry, delivery.attempt, random.random())
         self._deliveries.postpone(delivery.delivery_id, available_at, error.status, str(error))
         self._metrics.deliveries.labels(self._name, "postponed").inc()
-        _log.warning("%s of job %d waits, next try in %.0f s: %s", delivery.kind, delivery.job_id, rest_s, error)
+        _log.warning("%s waits, next try in %.0f s: %s", delivery, rest_s, error)
 
     def _give_back(self, untried: list[ClaimedDelivery], error: DeliveryRetry | None) -> None:
         """Return what was claimed and not tried, to its place, with no attempt counted."""
@@ -208,4 +208,5 @@ class Sender:
             transfer_syntax_uid=delivery.transfer_syntax_uid,
             bytes=delivery.bytes,
             sha256=delivery.sha256,
+            sums_data_set_only=delivery.job_id is None,
         )

@@ -17,6 +17,7 @@ from appliance.domain.states import Scope
 from appliance.errors import RejectedInput
 from appliance.intake.assessor import Assessor
 from appliance.intake.file_meta import encode_head
+from appliance.intake.forwarding import Forwarding
 from appliance.intake.part10 import ScannedInstance, scan, scan_file
 from appliance.intake.signs import announced_images
 from appliance.journal.hints import send_hint
@@ -84,6 +85,7 @@ class InstanceStore:
         spool: Spool,
         assessor: Assessor,
         metrics: Metrics,
+        forwarding: Forwarding,
         *,
         stable_age_s: float,
         settle_s: float,
@@ -96,6 +98,7 @@ class InstanceStore:
         self._journal = journal
         self._assessor = assessor
         self._metrics = metrics
+        self._forwarding = forwarding
         self._stable_age_s = stable_age_s
         self._settle_s = settle_s
         self._count_announced = count_announced
@@ -255,6 +258,7 @@ class InstanceStore:
         self._assessor.count(assessments)
         if registration.jobs:
             send_hint(self._run_folder, "worker")
+        self._forwarding.wake(registration.forwarded_to)
         if registration.awaited:
             send_hint(self._run_folder, "assembler")
         if registration.revision > 1:
@@ -292,6 +296,7 @@ class InstanceStore:
             ),
             assessments,
             stable_age_s=self._stable_age_s,
+            forward_to=self._forwarding.destinations(scanned.attributes),
             settle_s=self._settle_s,
         )
 

@@ -1,4 +1,4 @@
-"""The outbox: each result object on its way to each destination, on its own."""
+"""The outbox: each result object, and each image that is forwarded, on its way to each destination, on its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from collections.abc import Iterable
 
 from appliance.journal.database import Database
 from appliance.journal.records import Answered, ClaimedDelivery
+
+_RESULTS = (
+    "SELECT d.delivery_id, d.destination, d.attempts + 1 AS attempt, d.created_at, r.kind, r.sop_class_uid,"
+    " r.sop_instance_uid, r.transfer_syntax_uid, r.path, r.bytes, r.sha256, j.job_id, j.model, j.last_received_at "
+    "FROM delivery d INDEXED BY delivery_queued_result JOIN result r USING (result_id) JOIN job j USING (job_id) "
+    "WHERE d.state = 'queued' AND d.result_id IS NOT NULL AND d.destination = ? AND d.available_at <= ? "
+    "ORDER BY d.available_at, d.delivery_id LIMIT ?"
+)
+_IMAGES = (
+    "SELECT d.delivery_id, d.destination, d.attempts + 1 AS attempt, d.created_at, 'image' AS kind, i.sop_class_uid,"
+    " i.sop_instance_uid, i.transfer_syntax_uid, i.path, i.bytes, i.sha256, NULL AS job_id, NULL AS model,"
+    " i.received_at AS last_received_at "
+    "FROM delivery d INDEXED BY delivery_queued_instance JOIN instance i USING (instance_id) "
+    "WHERE d.state = 'queued' AND d.instance_id IS NOT NULL AND d.destination = ? AND d.available_at <= ? "
+    "ORDER BY d.available_at, d.delivery_id LIMIT ?"
+)
 
 
 class Deliveries:
@@ -15,54 +31,31 @@ class Deliveries:
         self._database = database
 
     def claim(self, destination: str, now: float, limit: int) -> list[ClaimedDelivery]:
-        """Take up to ``limit`` deliveries that are due, in the order in which they were made.
+        """Take up to ``limit`` deliveries that are due: results first, each kind in the order in which they were made.
 
         A power failure may forget that they were taken, which is what ``recover`` would do with them.
         """
         with self._database.transaction(durable=False) as connection:
-            rows = connection.execute(
-                "SELECT d.delivery_id, d.attempts + 1 AS attempt, d.created_at, r.kind, r.sop_class_uid,"
-                " r.sop_instance_uid, r.transfer_syntax_uid, r.path, r.bytes, r.sha256, j.job_id, j.model,"
-                " j.last_received_at "
-                "FROM delivery d JOIN result r USING (result_id) JOIN job j USING (job_id) "
-                "WHERE d.state = 'queued' AND d.destination = ? AND d.available_at <= ? "
-                "ORDER BY d.available_at, d.delivery_id LIMIT ?",
-                (destination, now, limit),
-            ).fetchall()
+            rows = connection.execute(_RESULTS, (destination, now, limit)).fetchall()
+            rows += connection.execute(_IMAGES, (destination, now, limit - len(rows))).fetchall()
             connection.executemany(
                 "UPDATE delivery SET state = 'sending', attempts = attempts + 1 WHERE delivery_id = ?",
                 [(row["delivery_id"],) for row in rows],
             )
-        return [
-            ClaimedDelivery(
-                delivery_id=row["delivery_id"],
-                destination=destination,
-                attempt=row["attempt"],
-                kind=row["kind"],
-                sop_class_uid=row["sop_class_uid"],
-                sop_instance_uid=row["sop_instance_uid"],
-                transfer_syntax_uid=row["transfer_syntax_uid"],
-                path=row["path"],
-                bytes=row["bytes"],
-                sha256=row["sha256"],
-                created_at=row["created_at"],
-                job_id=row["job_id"],
-                model=row["model"],
-                last_received_at=row["last_received_at"],
-            )
-            for row in rows
-        ]
+        return [ClaimedDelivery(**dict(row)) for row in rows]
 
     def next_available_at(self, destination: str) -> float | None:
         """When the next delivery to this destination is due (it may be in the past), or ``None``."""
-        available: float | None = (
-            self._database.connection()
-            .execute(
-                "SELECT min(available_at) FROM delivery WHERE state = 'queued' AND destination = ?", (destination,)
-            )
-            .fetchone()[0]
-        )
-        return available
+        connection = self._database.connection()
+        found = [
+            connection.execute(
+                f"SELECT min(available_at) FROM delivery INDEXED BY delivery_queued_{kind} "
+                f"WHERE state = 'queued' AND {kind}_id IS NOT NULL AND destination = ?",
+                (destination,),
+            ).fetchone()[0]
+            for kind in ("result", "instance")
+        ]
+        return min((available for available in found if available is not None), default=None)
 
     def delivered(self, answered: Iterable[Answered]) -> None:
         """Destinations have these objects.

@@ -41,6 +41,7 @@ class Instances:
         *,
         stable_age_s: float,
         settle_s: float = 0.0,
+        forward_to: Sequence[str] = (),
     ) -> Registration:
         """Register an instance whose file and mark are durable; the mark stays until ``Journal.flush`` has returned.
 
@@ -53,6 +54,8 @@ class Instances:
             After this one, how long until the series may be called complete without a better sign.
         settle_s
             The same once as many images are here as all of them announce.
+        forward_to
+            The destinations that get this image; a delivery to each is queued in the same transaction.
 
         Raises
         ------
@@ -80,6 +83,10 @@ class Instances:
                     instance.received_at,
                 ),
             ).fetchone()[0]
+            connection.executemany(
+                "INSERT INTO delivery (instance_id, destination, available_at, created_at) VALUES (?,?,?,?)",
+                [(instance_id, name, instance.received_at, instance.received_at) for name in forward_to],
+            )
             jobs = _assess(
                 connection,
                 assessments,
@@ -91,7 +98,7 @@ class Instances:
                 created_at=instance.received_at,
             )
         reopened = opened["state"] == SeriesState.COMPLETE
-        return Registration(series_id, instance_id, revision, reopened, opened["sign"] != STABLE_AGE, jobs)
+        return Registration(series_id, instance_id, revision, reopened, opened["sign"] != STABLE_AGE, jobs, forward_to)
 
     def add_conflict(self, instance_id: int, sha256: str, path: str, source: str, received_at: float) -> bool:
         """Note other bytes under a known UID; ``False`` when these very bytes were noted before."""

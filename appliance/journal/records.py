@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -132,6 +133,7 @@ class Registration:
     reopened: bool
     awaited: bool
     jobs: int
+    forwarded_to: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +196,16 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One object on its way to one destination; ``bytes`` and ``sha256`` are of its whole file as it was committed."""
+    """One object on its way to one destination.
+
+    ``kind`` is ``sr``, ``seg``, ``sc``, or ``image`` for one that was received, which has no ``job_id`` and ``model``.
+    ``bytes`` is of its whole file; so is the ``sha256`` of a result, that of an image is of its data set alone.
+    """
 
     delivery_id: int
     destination: str
     attempt: int
+    created_at: float
     kind: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -206,10 +213,13 @@ class ClaimedDelivery:
     path: str
     bytes: int
     sha256: str
-    created_at: float
-    job_id: int
-    model: str
+    job_id: int | None
+    model: str | None
     last_received_at: float
+
+    def __str__(self) -> str:
+        """What it is, as logs say it, without a UID."""
+        return f"an image, delivery {self.delivery_id}" if self.job_id is None else f"{self.kind} of job {self.job_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class Metrics:
         )
         self.deliver_seconds = Histogram(
             "appliance_deliver_seconds",
-            "From a result in the outbox to its acknowledgement, by destination and kind of result",
+            "From an object in the outbox to its acknowledgement, by destination and kind (sr, seg, sc, image)",
             ["destination", "kind"],
             buckets=SECONDS,
             registry=registry,

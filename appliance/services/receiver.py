@@ -12,6 +12,7 @@ from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
 from appliance.intake.confirmer import Confirmer
 from appliance.intake.dropfolder import DropFolder
+from appliance.intake.forwarding import Forwarding
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
 from appliance.intake.store import InstanceStore
@@ -46,6 +47,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             spool,
             assessor,
             metrics,
+            Forwarding(settings.destinations, layout.run),
             stable_age_s=settings.assembly.stable_age_s,
             settle_s=settings.assembly.settle_s,
             count_announced=settings.assembly.images_in_acquisition,

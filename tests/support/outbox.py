@@ -153,7 +153,9 @@ class Outbox:
         try:
             connection.row_factory = sqlite3.Row
             found = connection.execute(
-                "SELECT d.*, r.kind, r.sop_instance_uid, r.path FROM delivery d JOIN result r USING (result_id) "
+                "SELECT d.*, IFNULL(r.kind, 'image') AS kind, IFNULL(r.path, i.path) AS path,"
+                " IFNULL(r.sop_instance_uid, i.sop_instance_uid) AS sop_instance_uid "
+                "FROM delivery d LEFT JOIN result r USING (result_id) LEFT JOIN instance i USING (instance_id) "
                 "WHERE destination = ? ORDER BY delivery_id",
                 (destination,),
             ).fetchall()

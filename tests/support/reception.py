@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.layout import StateLayout
-from appliance.config.settings import DicomNode
+from appliance.config.settings import Destination, DicomNode
 from appliance.config.settings import DropFolder as DropFolderSettings
 from appliance.domain.states import Scope
 from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
 from appliance.intake.dropfolder import DropFolder
+from appliance.intake.forwarding import Forwarding
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
 from appliance.intake.store import InstanceStore
@@ -53,6 +54,7 @@ class Reception:
         stable_age_s: float = 30.0,
         settle_s: float = 0.1,
         count_announced: bool = True,
+        destinations: Sequence[Destination] = (),
     ) -> None:
         self.layout = StateLayout(root)
         self.journal = Journal(self.layout.journal)
@@ -66,6 +68,7 @@ class Reception:
             self.spool,
             self.assessor,
             self.metrics,
+            Forwarding(destinations, self.layout.run),
             stable_age_s=stable_age_s,
             settle_s=settle_s,
             count_announced=count_announced,

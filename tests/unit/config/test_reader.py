@@ -100,7 +100,7 @@ WRONG = {
     ),
     "no result": (
         "destinations:\n- {kind: folder, name: a, path: /b, results: []}",
-        "line 2: destinations.0.results: ",
+        "line 2: destinations.0: 'a' gets neither results nor images",
     ),
     "a key twice": (
         "dicom:\n  port: 104\n  host: a\n  port: 105",

@@ -36,6 +36,7 @@ SECTIONS = {
     "### `worker`": settings.Worker,
     "### `destinations[] of kind dicom`": settings.DicomDestination,
     "### `destinations[] of kind folder`": settings.FolderDestination,
+    "### `destinations[].forward`": settings.Forward,
     "### `destinations[].retry`": settings.Retry,
     "### `console`": settings.Console,
     "### `logging`": settings.Logging,

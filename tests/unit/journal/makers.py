@@ -54,9 +54,12 @@ def register(
     assessments: Sequence[Assessment] = (),
     stable_age_s: float = STABLE_AGE_S,
     settle_s: float = 1.0,
+    forward_to: Sequence[str] = (),
 ) -> Registration:
     """Register an instance; without ``assessments`` no model wants single instances."""
-    return journal.instances.register(instance, assessments, stable_age_s=stable_age_s, settle_s=settle_s)
+    return journal.instances.register(
+        instance, assessments, stable_age_s=stable_age_s, settle_s=settle_s, forward_to=forward_to
+    )
 
 
 def complete(

@@ -9,7 +9,7 @@ import pytest
 from appliance.errors import IllegalTransition
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered, ClaimedDelivery
-from tests.unit.journal.makers import claim, queue_job, succeed
+from tests.unit.journal.makers import claim, queue_job, received, register, succeed
 
 
 @pytest.fixture
@@ -106,3 +106,39 @@ def test_the_newest_message_of_a_destination_is_shown(outbox: Journal) -> None:
     [view] = [view for view in outbox.overview.deliveries() if view.destination == "pacs"]
     assert (view.count, view.oldest_created_at) == (3, 210)
     assert view.message == "second"  # "second" is the newest that says anything
+
+
+class TestImages:
+    def test_each_destination_gets_its_own_when_the_image_is_registered(self, journal: Journal) -> None:
+        registration = register(journal, received("1.1", at=100), forward_to=("pacs", "share"))
+        assert registration.forwarded_to == ("pacs", "share")
+        assert journal.deliveries.next_available_at("share") == 100
+        [image] = journal.deliveries.claim("pacs", 100, 10)
+        assert (image.kind, image.job_id, image.model, image.last_received_at) == ("image", None, None, 100)
+        assert (image.sop_instance_uid, image.path, image.bytes) == ("1.1", "instances/1.2/1.2.3/1.1.dcm", 1000)
+        journal.deliveries.delivered([Answered(image, 105, 0)])
+        assert journal.overview.tally()["delivery"] == {"queued": 1, "sending": 0, "delivered": 1, "failed": 0}
+
+    def test_what_is_not_registered_is_not_forwarded(self, journal: Journal) -> None:
+        register(journal, received("1.1"), forward_to=("pacs",))
+        with pytest.raises(sqlite3.IntegrityError):
+            register(journal, received("1.1"), forward_to=("pacs",))
+        assert len(journal.deliveries.claim("pacs", 200, 10)) == 1
+
+    def test_results_come_first(self, journal: Journal) -> None:
+        for number in range(4):
+            register(journal, received(f"1.{number}", at=100), forward_to=("pacs",))
+        queue_job(journal, "9", at=190)
+        succeed(journal, claim(journal), kinds=("sr", "seg"))
+        assert journal.deliveries.next_available_at("pacs") == 100
+        assert kinds(journal.deliveries.claim("pacs", 220, 3)) == ["sr", "seg", "image"]
+        assert kinds(journal.deliveries.claim("pacs", 220, 9)) == ["image"] * 3
+
+    def test_it_has_an_image_or_a_result(self, journal: Journal, sql: sqlite3.Connection) -> None:
+        register(journal, received("1.1"))
+        for columns in ("NULL, NULL", "1, 1"):
+            with pytest.raises(sqlite3.IntegrityError):
+                sql.execute(
+                    "INSERT INTO delivery (result_id, instance_id, destination, available_at, created_at)"
+                    f" VALUES ({columns}, 'pacs', 1, 1)"
+                )

@@ -1,0 +1,38 @@
+"""Which destinations get a received image, as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.config.settings import Destination
+from appliance.domain.attributes import Attributes
+from appliance.journal.hints import send_hint
+
+
+class Forwarding:
+    """The destinations that ask for images (``destinations[].forward``).
+
+    Parameters
+    ----------
+    run_folder
+        Where the senders' wake-up sockets are.
+    """
+
+    def __init__(self, destinations: Sequence[Destination], run_folder: Path) -> None:
+        self._run_folder = run_folder
+        self._modalities = {
+            destination.name: None if destination.forward.modalities is None else set(destination.forward.modalities)
+            for destination in destinations
+            if destination.forward is not None
+        }
+
+    def destinations(self, attributes: Attributes) -> list[str]:
+        """Names of those that get an image with these attributes."""
+        modality = attributes.get("Modality")
+        return [name for name, wanted in self._modalities.items() if wanted is None or modality in wanted]
+
+    def wake(self, destinations: Sequence[str]) -> None:
+        """Tell the senders to these that there is something for them."""
+        for name in destinations:
+            send_hint(self._run_folder, f"sender-{name}")
