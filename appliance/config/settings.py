@@ -112,6 +112,29 @@ class Storage(Section):
     ] = 2048 * MEBIBYTE
 
 
+class Retention(Section):
+    """What is deleted, and when."""
+
+    max_age_days: Annotated[
+        float | None,
+        Field(gt=0, description="Studies whose last image and result are older are deleted; null: whatever their age"),
+    ] = 30.0
+    target_free_bytes: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Below this much free space, in bytes, the oldest studies are deleted; 0: never for space; "
+            "absent: twice storage.min_free_bytes",
+        ),
+    ] = None
+    min_age_s: Annotated[
+        float, Field(ge=0, description="Younger studies are not deleted, however full the disk is")
+    ] = 3600.0
+    keep_failed_days: Annotated[
+        float, Field(ge=0, description="Failed jobs and deliveries keep their study for this long, to be requeued")
+    ] = 14.0
+
+
 class Models(Section):
     """Which model packages are used."""
 
@@ -245,6 +268,7 @@ class Settings(Section):
     dropfolder: Annotated[DropFolder, Field(description="Drop folder")] = DropFolder()
     assembly: Annotated[Assembly, Field(description="When a series is complete")] = Assembly()
     storage: Annotated[Storage, Field(description="Disk")] = Storage()
+    retention: Annotated[Retention, Field(description="What is deleted, and when", validate_default=True)] = Retention()
     models: Annotated[Models, Field(description="Model packages")] = Models()
     worker: Annotated[Worker, Field(description="Worker processes")] = Worker()
     destinations: Annotated[
@@ -252,6 +276,24 @@ class Settings(Section):
     ] = []
     console: Annotated[Console, Field(description="HTTP", validate_default=True)] = Console()
     logging: Annotated[Logging, Field(description="Logs")] = Logging()
+
+    @property
+    def retention_target_free_bytes(self) -> int:
+        """Below this much free space, in bytes, the oldest studies are deleted."""
+        wanted = self.retention.target_free_bytes
+        return 2 * self.storage.min_free_bytes if wanted is None else wanted
+
+    @field_validator("retention")
+    @classmethod
+    def _deletion_comes_before_refusal(cls, value: Retention, info: ValidationInfo) -> Retention:
+        storage = info.data.get("storage")  # absent when it breaks a rule of its own
+        if (
+            isinstance(storage, Storage)
+            and value.target_free_bytes
+            and (value.target_free_bytes <= storage.min_free_bytes)
+        ):
+            raise ValueError("target_free_bytes is not above storage.min_free_bytes: images would be refused first")
+        return value
 
     @field_validator("destinations")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -30,6 +30,7 @@ class JournalCollector(Collector):
         yield self._deliveries()
         yield self._models()
         yield self._refused()
+        yield from self._retention()
         free = GaugeMetricFamily("appliance_disk_free_bytes", "Free space of the spool's disk")
         free.add_metric([], self._spool.free_bytes())
         yield free
@@ -84,6 +85,28 @@ class JournalCollector(Collector):
         for refused in self._journal.activations.refused(self._settings.models.names):
             family.add_metric([refused.model, refused.version.version, refused.version.precision], 1)
         return family
+
+    def _retention(self) -> Iterator[Metric]:
+        studies = CounterMetricFamily(
+            "appliance_deleted_studies", "Studies that were deleted, by reason (age, space)", labels=["reason"]
+        )
+        size = CounterMetricFamily(
+            "appliance_deleted_bytes", "Bytes of images and results that were deleted, by reason", labels=["reason"]
+        )
+        for total in self._journal.retention.totals():
+            studies.add_metric([total.reason], total.studies)
+            size.add_metric([total.reason], total.bytes)
+        yield studies
+        yield size
+        oldest = GaugeMetricFamily("appliance_oldest_study_seconds", "Since the first image of the oldest series came")
+        since = self._journal.retention.oldest_received_at()
+        oldest.add_metric([], 0.0 if since is None else max(0.0, time.time() - since))
+        yield oldest
+        target = GaugeMetricFamily(
+            "appliance_retention_target_bytes", "Below this much free space the oldest studies are deleted"
+        )
+        target.add_metric([], self._settings.retention_target_free_bytes)
+        yield target
 
     def _deliveries(self) -> Metric:
         family = GaugeMetricFamily(

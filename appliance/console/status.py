@@ -34,6 +34,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             "free_bytes": spool.free_bytes(),
             "water_mark_bytes": settings.storage.min_free_bytes,
         },
+        "retention": _retention(journal, settings, now),
         "kept_apart": asdict(journal.overview.kept_apart()),
         "deliveries": [
             {
@@ -55,6 +56,16 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             {"series": series, "model": model, "reason": reason}
             for series, model, reason in journal.overview.refusals(_SHOWN)
         ],
+    }
+
+
+def _retention(journal: Journal, settings: Settings, now: float) -> dict[str, Any]:
+    oldest = journal.retention.oldest_received_at()
+    return {
+        "target_free_bytes": settings.retention_target_free_bytes,
+        "oldest_study_seconds": None if oldest is None else round(max(0.0, now - oldest), 1),
+        "deleted": {total.reason: asdict(total) for total in journal.retention.totals()},
+        "newest_deletions": [asdict(deletion) for deletion in journal.retention.newest(_SHOWN)],
     }
 
 
@@ -110,6 +121,7 @@ def render_status(status: dict[str, Any]) -> str:
     for name, *numbers in rows:
         age = "-" if oldest.get(name) is None else _duration(oldest[name])
         lines.append(f"{name:9}{''.join(f'{number:9} ' for number in numbers)}  {age}")
+    lines += ["", *_kept(status)]
     if status["models"]:
         lines += ["", "Models"]
         for view in status["models"]:
@@ -144,6 +156,28 @@ def render_status(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _kept(status: dict[str, Any]) -> list[str]:
+    """How full the disk is, and what was deleted."""
+    disk, retention = status["disk"], status["retention"]
+    oldest = retention["oldest_study_seconds"]
+    lines = [
+        f"Disk       {_mebibytes(disk['free_bytes'])} free; the oldest studies are deleted below "
+        f"{_mebibytes(retention['target_free_bytes'])}, images refused below {_mebibytes(disk['water_mark_bytes'])}",
+        f"Oldest     {'-' if oldest is None else _duration(oldest)}",
+    ]
+    lines += [
+        f"Deleted    {total['studies']} study(s), {total['instances']} instance(s), "
+        f"{_mebibytes(total['bytes'])} for their {total['reason']}"
+        for total in retention["deleted"].values()
+        if total["instances"]
+    ]
+    return lines
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size >> 20} MiB"
+
+
 def _jobs(states: dict[str, int]) -> tuple[int, ...]:
     """Waiting, running, done, refused, failed."""
     done = states["succeeded"] + states["superseded"]
@@ -176,6 +210,12 @@ def _alarms(status: dict[str, Any]) -> list[str]:
         f"appliance models activate {view['model']}/{_number(serving.get(view['model']))}"
         for view in status["refused_activations"]
     ]
+    disk, target = status["disk"], status["retention"]["target_free_bytes"]
+    if disk["water_mark_bytes"] <= disk["free_bytes"] < target:
+        alarms.append(
+            f"NOTE   {_mebibytes(disk['free_bytes'])} free: the oldest studies are deleted until it is "
+            f"{_mebibytes(target)}. If it stays so, nothing more may be deleted: free space"
+        )
     apart = status["kept_apart"]
     if apart["conflicts"]:
         alarms.append(

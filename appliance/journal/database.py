@@ -58,6 +58,9 @@ class Database:
                 self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             connection.row_factory = sqlite3.Row
+            if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+                # Only a new file can be told that its unused pages will be given back to the disk.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _enter_wal_mode(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -100,6 +103,10 @@ class Database:
             raise
         if durable and connection.total_changes != before:
             self._log.wait()
+
+    def pragma(self, name: str) -> int:
+        """The value of a pragma that is a number (https://sqlite.org/pragma.html)."""
+        return int(self.connection().execute(f"PRAGMA {name}").fetchone()[0])
 
     def flush(self) -> None:
         """Return once every commit that this process has seen is on the disk; raises ``OSError`` as a commit would.

@@ -12,6 +12,8 @@ from appliance.journal.expectations import Expectations
 from appliance.journal.instances import Instances
 from appliance.journal.jobs import Jobs
 from appliance.journal.overview import Overview
+from appliance.journal.retention import Retention
+from appliance.journal.tombstones import Tombstones
 
 
 class Journal:
@@ -32,6 +34,8 @@ class Journal:
         self.activations = Activations(self._database)
         self.comparisons = Comparisons(self._database)
         self.overview = Overview(self._database)
+        self.retention = Retention(self._database)
+        self.tombstones = Tombstones(self._database)
 
     def flush(self) -> None:
         """Bring to the disk what a query has found: see ``Database.flush``."""

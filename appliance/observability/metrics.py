@@ -134,6 +134,19 @@ class Metrics:
             ["destination", "outcome"],
             registry=registry,
         )
+        self.room_days = Gauge(
+            "appliance_retention_room_days",
+            "Days until the disk comes to retention's target if as much arrives as in the last week; infinite without",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.held_studies = Gauge(
+            "appliance_retention_held_studies",
+            "Studies older than retention.max_age_days that stay, by what needs them still",
+            ["hold"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
         self.device_losses = Counter(
             "appliance_device_losses",
             "Times that the GPU was lost at work: the worker ended, and its job went back to the queue, by model",

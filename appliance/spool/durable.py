@@ -39,6 +39,19 @@ def ensure_folder(path: Path) -> None:
     fsync_folder(path.parent)
 
 
+def rename_into(source: Path, target: Path) -> None:
+    """Give a file its name in a folder that is made if need be; not durable by itself.
+
+    An empty folder may be removed (``retention``) just when a file is to come into it: then it is made once more.
+    """
+    try:
+        ensure_folder(target.parent)
+        source.rename(target)
+    except FileNotFoundError:
+        ensure_folder(target.parent)
+        source.rename(target)
+
+
 def move_into_place(source: Path, target: Path) -> None:
     """Give a file, whose bytes are already durable, its final name, durably and in one step.
 

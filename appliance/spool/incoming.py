@@ -201,9 +201,10 @@ class IncomingFolder:
                 os.link(path, target)
                 break
             except FileExistsError:
-                if target.samefile(path):
-                    break
-                target.unlink()
+                with suppress(FileNotFoundError):  # its deletion was under way, and is done now
+                    if target.samefile(path):
+                        break
+                    target.unlink()
             except FileNotFoundError:
                 self._make_folder(target.parent)
         with self._lock:
@@ -212,7 +213,8 @@ class IncomingFolder:
     def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # the folder above was empty, and was removed meanwhile
+                folder.mkdir(exist_ok=True)
             with self._lock:
                 self._places.add(str(folder.parent))
 

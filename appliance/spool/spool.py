@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from appliance.errors import SpoolFull
-from appliance.spool.durable import ensure_folder, fsync_file, fsync_folder
+from appliance.spool.durable import ensure_folder, fsync_file, fsync_folder, rename_into
 from appliance.spool.incoming import IncomingFolder
 
 
@@ -30,6 +30,8 @@ class Spool:
         What the drop folder could not take, each with a ``.json`` that says why.
     results
         Result objects: ``<job>/<attempt>/``.
+    trash
+        Files that are being deleted.
     """
 
     def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
@@ -40,7 +42,8 @@ class Spool:
         self.conflicts = root / "conflicts"
         self.rejected = root / "rejected"
         self.results = root / "results"
-        for folder in (self.instances, self.conflicts, self.rejected, self.results):
+        self.trash = root / "trash"
+        for folder in (self.instances, self.conflicts, self.rejected, self.results, self.trash):
             ensure_folder(folder)
 
     def free_bytes(self) -> int:
@@ -72,8 +75,7 @@ class Spool:
 
         Returns its path relative to the spool. When it raises, the file is gone.
         """
-        ensure_folder(target.parent)
-        incoming.rename(target)
+        rename_into(incoming, target)
         try:
             # In this order: journaling file systems bring the new name to the disk with the bytes, so that the second
             # sync finds nothing left to do.

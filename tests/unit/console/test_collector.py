@@ -17,7 +17,7 @@ from appliance.spool.spool import Spool
 from appliance.version import __version__
 from tests.unit.journal.makers import claim, queue_job, succeed
 
-LABELS = {"kind", "state", "destination", "version"}
+LABELS = {"kind", "reason", "state", "destination", "version"}
 
 
 @pytest.fixture

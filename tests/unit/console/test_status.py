@@ -11,6 +11,7 @@ import pytest
 
 from appliance.console.status import render_status, status_of
 from appliance.journal.records import Assessment, ModelVersion
+from appliance.journal.retention import Limits
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 from tests.unit.console.conftest import ROLES, Bench
@@ -29,7 +30,17 @@ def test_an_idle_appliance(bench: Bench) -> None:
     with bench.running(*ROLES):
         lines = text(bench).splitlines()
     assert lines[:3] == [f"appliance {__version__}", "", "All is well."]
-    assert [line.split() for line in lines[-3:]] == [[name, *"00000", "-"] for name in ("series", "job", "delivery")]
+    assert [line.split() for line in lines[5:8]] == [[name, *"00000", "-"] for name in ("series", "job", "delivery")]
+
+
+def test_what_was_deleted(bench: Bench) -> None:
+    register(bench.journal, received("1", at=100))
+    complete(bench.journal, 1000, [])
+    [study] = bench.journal.retention.studies(2000)
+    assert bench.journal.retention.delete_series(study, Limits(2000, 2000), reason="space", now=3000)
+    assert "Deleted    1 study(s), 1 instance(s), 0 MiB for their space" in text(bench)
+    [deletion] = status(bench)["retention"]["newest_deletions"]
+    assert deletion["reason"] == "space" and not {"1.2", "1.2.3"} & set(map(str, deletion.values()))
 
 
 def test_it_is_plain_json(bench: Bench) -> None:

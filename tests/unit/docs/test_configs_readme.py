@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.metrics_core import Metric
 
 from appliance import errors
 from appliance.config import settings
@@ -32,6 +33,7 @@ SECTIONS = {
     "### `assembly`": settings.Assembly,
     "### `assembly.pacs`": settings.CountingPacs,
     "### `storage`": settings.Storage,
+    "### `retention`": settings.Retention,
     "### `models`": settings.Models,
     "### `worker`": settings.Worker,
     "### `destinations[] of kind dicom`": settings.DicomDestination,
@@ -52,34 +54,34 @@ def test_every_section_is_listed() -> None:
     assert models_in(settings.Settings) == set(SECTIONS.values())
 
 
+def _name(family: Metric) -> str:
+    return family.name + ("_total" if family.type == "counter" else "")
+
+
 def test_metrics(tmp_path: Path) -> None:
     described = table(README, "## Metrics")
-    counted = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for metric in vars(Metrics()).values()
-        for family in metric.collect()
-    }
+    counted = {_name(family) for metric in vars(Metrics()).values() for family in metric.collect()}
     collector = JournalCollector(Journal(tmp_path / "journal" / "j"), Spool(tmp_path / "spool"), settings.Settings())
-    assert described == counted | {family.name for family in collector.collect()}
+    assert described == counted | {_name(family) for family in collector.collect()}
 
 
 def test_types_labels_and_words_of_metrics(tmp_path: Path) -> None:
     rows = dict(re.findall(r"^\| `(appliance_\w+)` \| (.*) \|$", README, re.MULTILINE))
     for metric in vars(Metrics()).values():
         [family] = metric.collect()
-        name = family.name + ("_total" if family.type == "counter" else "")
+        name = _name(family)
         labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "-"
         assert rows[name] == f"{family.type} | {labels} | {family.documentation}"
     collector = JournalCollector(Journal(tmp_path / "journal" / "j"), Spool(tmp_path / "spool"), settings.Settings())
     for family in collector.collect():
         names = list(family._labelnames)  # type: ignore[attr-defined]
         labels = ", ".join(f"`{label}`" for label in names) or "-"
-        assert rows[family.name] == f"{family.type} | {labels} | {family.documentation}"
+        assert rows[_name(family)] == f"{family.type} | {labels} | {family.documentation}"
 
 
 def test_no_metric_has_a_label_that_could_identify_a_patient() -> None:
     allowed = {"source", "outcome", "sign", "model", "answer", "stage", "destination", "kind"}
-    allowed |= {"version", "backend", "precision"}
+    allowed |= {"version", "backend", "precision", "hold"}
     for metric in vars(Metrics()).values():
         assert set(metric._labelnames) <= allowed
 

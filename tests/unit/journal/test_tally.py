@@ -11,6 +11,7 @@ import pytest
 from appliance.journal.jobs import LeaseLost
 from appliance.journal.journal import Journal
 from appliance.journal.records import Activation, Answered, Assessment, ClaimedDelivery, ClaimedJob, ModelVersion
+from appliance.journal.retention import Limits
 from tests.unit.journal.makers import NO, YES, complete, received, register, succeed
 
 SHADOW = Assessment("brain", "1.1.0", None, shadow=True)
@@ -32,7 +33,8 @@ class RandomLife:
         self.now += self.random.uniform(0, 20)
         actions: list[Callable[[], object]] = [
             self.receive, self.complete, self.claim_job, self.end_job, self.end_job, self.recover,
-            self.claim_deliveries, self.end_delivery, self.end_delivery, self.requeue, self.change_versions,
+            self.claim_deliveries, self.end_delivery, self.end_delivery, self.requeue, self.delete,
+            self.change_versions,
         ]  # fmt: skip
         try:
             self.random.choice(actions)()
@@ -41,7 +43,9 @@ class RandomLife:
 
     def receive(self) -> None:
         self.instances += 1
-        instance = received(f"1.{self.instances}", series=f"2.{self.random.randrange(6)}", at=self.now)
+        instance = received(
+            f"1.{self.instances}", series=(series := f"2.{self.random.randrange(6)}"), study=f"3.{series}", at=self.now
+        )
         register(self.journal, instance, self.random.choice([[], [YES], [NO], [YES, SHADOW]]))
 
     def complete(self) -> None:
@@ -92,6 +96,10 @@ class RandomLife:
         self.journal.deliveries.requeue(self.now)
         for job in self.journal.overview.jobs(5):
             self.journal.jobs.requeue(job.job_id, self.now)
+
+    def delete(self) -> None:
+        for study in self.journal.retention.studies(self.now - 100):
+            self.journal.retention.delete_series(study, Limits(self.now, self.now), reason="age", now=self.now)
 
     def change_versions(self) -> None:
         version = ModelVersion(self.random.choice(["1.0.0", "1.1.0"]), "float32")

@@ -23,6 +23,7 @@ def test_its_folders_are_made(spool: Spool) -> None:
         "conflicts",
         "rejected",
         "results",
+        "trash",
     }
     Spool(spool.root)  # a second role on the same folder
 
