@@ -104,6 +104,12 @@ class Assembly(Section):
     ] = None
 
 
+class Mpps(Section):
+    """Modality Performed Procedure Steps: what modalities say of their work."""
+
+    enabled: Annotated[bool, Field(description="Whether the DICOM node takes them")] = True
+
+
 class Storage(Section):
     """The disk."""
 
@@ -267,6 +273,7 @@ class Settings(Section):
     dicom: Annotated[DicomNode, Field(description="DICOM network node")] = DicomNode()
     dropfolder: Annotated[DropFolder, Field(description="Drop folder")] = DropFolder()
     assembly: Annotated[Assembly, Field(description="When a series is complete")] = Assembly()
+    mpps: Annotated[Mpps, Field(description="Modality Performed Procedure Steps")] = Mpps()
     storage: Annotated[Storage, Field(description="Disk")] = Storage()
     retention: Annotated[Retention, Field(description="What is deleted, and when", validate_default=True)] = Retention()
     models: Annotated[Models, Field(description="Model packages")] = Models()

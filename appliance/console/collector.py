@@ -44,8 +44,8 @@ class JournalCollector(Collector):
     def _states(self) -> Metric:
         family = GaugeMetricFamily(
             "appliance_rows",
-            "Series, jobs, jobs of shadows and deliveries that the journal holds, by state; queued ones are the "
-            "queue's depth",
+            "Series, jobs, jobs of shadows, deliveries, procedure steps and their messages to the RIS that "
+            "the journal holds, by state; queued ones are the queue's depth",
             labels=["kind", "state"],
         )
         for kind, states in self._journal.overview.tally().items():

@@ -32,6 +32,22 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class ProcedureStepState(StrEnum):
+    """Performed Procedure Step Status (0040,0252) of a Modality Performed Procedure Step, in lower case."""
+
+    IN_PROGRESS = "in progress"
+    COMPLETED = "completed"
+    DISCONTINUED = "discontinued"
+
+
+class StepMessageState(StrEnum):
+    """Of one message about a procedure step on its way to the RIS."""
+
+    QUEUED = "queued"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
 class Scope(StrEnum):
     """What one job judges."""
 

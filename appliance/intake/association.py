@@ -36,7 +36,7 @@ SOURCE: Final = "dicom"
 """How instances came that came over an association, in the journal and the metrics."""
 
 _MAX_COMMAND_BYTES: Final = 64 * 1024
-_MAX_OTHER_DATA_BYTES: Final = 1024 * 1024
+_MAX_OTHER_DATA_BYTES: Final = 8 * 1024 * 1024
 """For data sets that are not stored, which the library collects in memory."""
 _MAX_WAITING_MESSAGES: Final = 16
 """Requests that a peer may send ahead without waiting for answers; asynchronous operations are not negotiated."""

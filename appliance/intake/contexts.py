@@ -67,16 +67,18 @@ STORAGE_SOP_CLASSES: Final[tuple[str, ...]] = (
 
 
 class SupportedContexts:
-    """Verification, the classes above, and those that models want besides.
+    """Verification, the classes above, those that models want besides, and those of further services.
 
     Negotiation in the library costs time for each context that is offered to it, on every association: with all of
     them copied and compared it takes tens of milliseconds. So each association is only given those it asks for.
     """
 
-    def __init__(self, wanted_by_models: Iterable[str]) -> None:
+    def __init__(self, wanted_by_models: Iterable[str], services: Iterable[str] = ()) -> None:
         syntaxes = list(TRANSFER_SYNTAXES)
         self.storage_sop_class_uids = frozenset(map(str, STORAGE_SOP_CLASSES)) | frozenset(wanted_by_models)
         self._contexts = {sop_class: build_context(sop_class, syntaxes) for sop_class in self.storage_sop_class_uids}
+        uncompressed = [str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)]
+        self._contexts |= {sop_class: build_context(sop_class, [*uncompressed]) for sop_class in services}
         self.verification = build_context(Verification, [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
         self._contexts[str(Verification)] = self.verification
 

@@ -3,9 +3,11 @@
 =========================  ===========================================================  ============================
 sign                       what has happened                                            complete
 =========================  ===========================================================  ============================
+``mpps completed``         the modality's procedure step has ended (N-SET), and all     at once
+``mpps discontinued``      images that it lists of the series are here
 ``images in acquisition``  all images announce the same number (0020,1002), and as      ``settle_s`` after the last
                            many are here                                                image; at once with a mark
-``pacs count``             the PACS said twice, ``assembly.pacs.ask_after_s`` apart    at once
+``pacs count``             the PACS said twice, ``assembly.pacs.ask_after_s`` apart     at once
                            and as long after the last image, that it has as many
                            instances as are here
 ``association released``   the association that brought at least two of its images      ``settle_s`` later
@@ -16,9 +18,12 @@ sign                       what has happened                                    
                                                                                         last image
 =========================  ===========================================================  ============================
 
-* An *expectation* (a number of images that should be there) is stronger than an *end mark* (release, folder,
-  archive). While images are missing, an end mark does not count: the sender was cut off, or sends in several
+* An *expectation* (a list or a number of images that should be there) is stronger than an *end mark* (release,
+  folder, archive). While images are missing, an end mark does not count: the sender was cut off, or sends in several
   associations. The stable age ends the wait, as the expectation may be wrong, and ``missing`` tells of it.
+* The list of a procedure step knows best: while one of its images is missing, no number counts either, and once all
+  are here, none holds the series up. It holds for revisions to come, for 30 days. What it names that is no image
+  (dose reports, presentation states) is not waited for.
 * A number that is exceeded was wrong: images that announce fewer than are here, and a PACS that has fewer, say nothing.
 * An image of the series, whoever sends it, begins everything anew: end marks before it are void.
 * An association that is broken off gives no mark, nor one that brought a single image of the series, as there are

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from socketserver import BaseServer
 from typing import Any
 
 from pydicom.config import IGNORE
@@ -18,13 +16,15 @@ from pydicom.dataset import Dataset
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from appliance.config.settings import DicomNode, Peer
 from appliance.errors import ConfigurationError, RejectedInput, SpoolFull
 from appliance.intake.assembler import Assembler
 from appliance.intake.association import SOURCE, OpenAssociation
+from appliance.intake.association_server import AssociationServer
 from appliance.intake.contexts import SupportedContexts
+from appliance.intake.dimse_service import DimseService
 from appliance.intake.incoming_file import IncomingFile
 from appliance.intake.store import Claim, InstanceStore
 from appliance.intake.store_messages import StoreRequest
@@ -54,7 +54,6 @@ _SPARE_CONNECTIONS = 64
 _LONGEST_NEGOTIATION_S = 30.0
 _POLL_S = 0.1
 """How soon ``stop`` is noticed."""
-_COLLECT_S = 30.0
 
 
 class StorageScp:
@@ -66,6 +65,8 @@ class StorageScp:
         How long after the release of an association its series may be called complete.
     sop_class_uids
         Storage SOP classes that models want, besides the usual ones.
+    services
+        What is offered besides Verification and Storage.
     on_fatal
         Called when the node cannot go on and the role has to end.
     """
@@ -79,6 +80,7 @@ class StorageScp:
         *,
         settle_s: float,
         sop_class_uids: frozenset[str],
+        services: Sequence[DimseService] = (),
         on_fatal: Callable[[], None],
     ) -> None:
         self._node = node
@@ -86,11 +88,13 @@ class StorageScp:
         self._assembler = assembler
         self._metrics = metrics
         self._settle_s = settle_s
-        self._contexts = SupportedContexts(sop_class_uids)
+        self._services = services
+        self._service_uids = frozenset(uid for service in services for uid in service.sop_class_uids)
+        self._contexts = SupportedContexts(sop_class_uids, self._service_uids)
         self._on_fatal = on_fatal
         self._lock = threading.Lock()
         self._open: dict[Association, OpenAssociation] = {}
-        self._server: _Server | None = None
+        self._server: AssociationServer | None = None
         self._thread: GuardedThread | None = None
 
     @property
@@ -102,7 +106,7 @@ class StorageScp:
 
     def want(self, sop_class_uids: frozenset[str]) -> None:
         """Offer these storage SOP classes, besides the usual ones, to associations from now on."""
-        self._contexts = SupportedContexts(sop_class_uids)
+        self._contexts = SupportedContexts(sop_class_uids, self._service_uids)
 
     def start(self) -> None:
         """Listen, and serve in threads of the node's own.
@@ -136,8 +140,9 @@ class StorageScp:
                     (evt.EVT_RELEASED, self._released),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._stored),
+                    *(handler for service in self._services for handler in service.handlers),
                 ],
-                server_class=_Server,
+                server_class=AssociationServer,
             )
         except OSError as error:
             raise ConfigurationError(
@@ -145,7 +150,7 @@ class StorageScp:
                 found=error.strerror,
                 mend="Correct dicom.host or dicom.port, or stop what listens there",
             ) from error
-        assert isinstance(server, _Server)
+        assert isinstance(server, AssociationServer)
         server.max_connections = self._node.max_associations + _SPARE_CONNECTIONS
         self._server = server
         self._thread = GuardedThread("storage-scp", partial(server.serve_forever, _POLL_S), self._on_fatal)
@@ -298,7 +303,7 @@ class StorageScp:
             self._store.count_refusal(SOURCE, refusal)
             raise refusal
         # What was negotiated holds for as long as the association does, whatever is offered to others by now.
-        if claim.sop_class_uid != abstract_syntax or abstract_syntax == self._contexts.verification.abstract_syntax:
+        if claim.sop_class_uid != abstract_syntax or abstract_syntax in {Verification, *self._service_uids}:
             refusal = RejectedInput("sop-class", "the SOP class was not negotiated", mend="Propose it in a context")
             self._store.count_refusal(SOURCE, refusal)
             raise refusal
@@ -349,36 +354,6 @@ class StorageScp:
     def _show_open(self) -> None:
         with self._lock:
             self._metrics.open_associations.set(sum(entry.established for entry in self._open.values()))
-
-
-class _Server(ThreadedAssociationServer):
-    """The library's server with a limit on connections, and with errors in the log instead of on standard error."""
-
-    request_queue_size = 128
-    max_connections = 0
-    collect_at = 0.0
-
-    def service_actions(self) -> None:
-        """Collect ended associations, which hold on to each other, now and then (``socketserver``, at each poll).
-
-        The library does so every 60 polls, which would be too often at this interval: it takes tens of milliseconds.
-        """
-        if time.monotonic() >= self.collect_at:
-            gc.collect()
-            self.collect_at = time.monotonic() + _COLLECT_S
-
-    def shutdown(self) -> None:
-        """Stop serving and close the port (the library's own also wants to unlist a server that it started)."""
-        BaseServer.shutdown(self)
-        self.server_close()
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Say whether a new connection is looked at at all (``socketserver``)."""
-        return len(self.active_associations) < self.max_connections
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection failed before its association began (``socketserver``)."""
-        _log.warning("a connection from %s failed at its start", client_address[0], exc_info=True)
 
 
 def _comes_from(peer: Peer, address: str | None) -> bool:

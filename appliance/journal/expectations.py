@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.journal.database import Database
-from appliance.journal.instances import STABLE_AGE
 from appliance.journal.records import QuietSeries
+from appliance.journal.series import NOTHING_MISSING, STABLE_AGE
 
 PACS_COUNT: Final = "pacs count"
 """The sign of a series that is complete because the PACS has no more of it."""
@@ -45,7 +45,8 @@ class Expectations:
             return (
                 connection.execute(
                     "UPDATE series SET settle_at = ?, sign = ? "
-                    "WHERE series_id = ? AND state = 'receiving' AND image_count = ? AND settle_at > ?",
+                    "WHERE series_id = ? AND state = 'receiving' AND image_count = ? AND settle_at > ? "
+                    f"AND {NOTHING_MISSING}",
                     (now, PACS_COUNT, series.series_id, series.image_count, now),
                 ).rowcount
                 == 1

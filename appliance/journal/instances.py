@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
 
-from appliance.domain.states import SeriesState
 from appliance.journal.database import Database
 from appliance.journal.records import Assessment, DueSeries, KnownInstance, ReceivedInstance, Registration
-
-STABLE_AGE: Final = "stable age"
-IMAGES_IN_ACQUISITION: Final = "images in acquisition"
-"""Signs that a series is complete; the others are named by whoever notes them with ``settle``."""
+from appliance.journal.series import IMAGES_IN_ACQUISITION, MISSING, NOTHING_MISSING, open_series
 
 _BEHIND_ALL = 1e10
 """Added to the rank of a shadow's job, in seconds: centuries, so that it is claimed after all that are waited for."""
@@ -63,8 +58,7 @@ class Instances:
             The UID is already registered; ask ``find`` first, under a lock on the UID.
         """
         with self._database.transaction(durable=False) as connection:
-            opened = _open_series(connection, instance, stable_age_s, settle_s)
-            series_id, revision = opened["series_id"], opened["revision"]
+            series_id, revision, reopened, awaited = open_series(connection, instance, stable_age_s, settle_s)
             instance_id = connection.execute(
                 "INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, frames,"
                 " revision, path, bytes, sha256, source, received_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)"
@@ -97,8 +91,7 @@ class Instances:
                 last_received_at=instance.received_at,
                 created_at=instance.received_at,
             )
-        reopened = opened["state"] == SeriesState.COMPLETE
-        return Registration(series_id, instance_id, revision, reopened, opened["sign"] != STABLE_AGE, jobs, forward_to)
+        return Registration(series_id, instance_id, revision, reopened, awaited, jobs, forward_to)
 
     def add_conflict(self, instance_id: int, sha256: str, path: str, source: str, received_at: float) -> bool:
         """Note other bytes under a known UID; ``False`` when these very bytes were noted before."""
@@ -120,8 +113,8 @@ class Instances:
     def settle(self, series_ids: Iterable[int], settle_at: float, sign: str) -> None:
         """Note an end mark: the series may be called complete at ``settle_at``, if no further image comes.
 
-        Where as many images are here as they announce, two signs agree, and it may be at once. Where fewer are here,
-        or fewer than the PACS has, the mark was not the end: the stable age stays.
+        Where as many images are here as they announce, two signs agree, and it may be at once. While images are
+        missing, the mark was not the end: the stable age stays.
 
         Parameters
         ----------
@@ -132,7 +125,7 @@ class Instances:
             connection.executemany(
                 "UPDATE series SET settle_at = iif(announced = image_count, min(last_received_at, :at), :at),"
                 " sign = iif(announced = image_count, :announced, :sign) "
-                "WHERE series_id = :series_id AND state = 'receiving' AND max(announced, counted) <= image_count"
+                f"WHERE series_id = :series_id AND state = 'receiving' AND {NOTHING_MISSING}"
                 " AND settle_at > iif(announced = image_count, min(last_received_at, :at), :at)",
                 [
                     {"at": settle_at, "sign": sign, "announced": IMAGES_IN_ACQUISITION, "series_id": series_id}
@@ -153,8 +146,7 @@ class Instances:
         """The series that may be called complete at ``now``, longest due first."""
         connection = self._database.connection()
         rows = connection.execute(
-            "SELECT series_id, revision, sign, attributes, image_count,"
-            " max(announced - image_count, counted - image_count, 0) AS missing FROM series "
+            f"SELECT series_id, revision, sign, attributes, image_count, {MISSING} AS missing FROM series "
             "WHERE state = 'receiving' AND settle_at <= ? ORDER BY settle_at LIMIT 100",
             (now,),
         ).fetchall()
@@ -202,72 +194,6 @@ class Instances:
                 last_received_at=row["last_received_at"],
                 created_at=now,
             )
-
-
-def _open_series(
-    connection: sqlite3.Connection, instance: ReceivedInstance, stable_age_s: float, settle_s: float
-) -> Mapping[str, Any]:
-    """Find or make the series of an instance.
-
-    Returns its ``series_id`` and ``revision``, the ``state`` that it was in before (empty: it is new) and its ``sign``.
-    """
-    now = instance.received_at
-    connection.execute(
-        "INSERT OR IGNORE INTO study (study_instance_uid, created_at) VALUES (?,?)", (instance.study_instance_uid, now)
-    )
-    study_id = connection.execute(
-        "SELECT study_id FROM study WHERE study_instance_uid = ?", (instance.study_instance_uid,)
-    ).fetchone()[0]
-    row = connection.execute(
-        "SELECT series_id, state, revision FROM series WHERE study_id = ? AND series_instance_uid = ?",
-        (study_id, instance.series_instance_uid),
-    ).fetchone()
-    if row is None:
-        series_id = connection.execute(
-            "INSERT INTO series (study_id, series_instance_uid, attributes, image_count, announced, first_received_at,"
-            " last_received_at, settle_at, sign) VALUES (?,?,?,?,?,?,?,?,?) RETURNING series_id",
-            (
-                study_id,
-                instance.series_instance_uid,
-                json.dumps(dict(instance.attributes)),
-                instance.frames,
-                instance.announced,
-                now,
-                now,
-                now + stable_age_s,
-                STABLE_AGE,
-            ),
-        ).fetchone()[0]
-        return {"series_id": series_id, "revision": 1, "state": "", "sign": STABLE_AGE}
-    series_id, reopened = row["series_id"], row["state"] == SeriesState.COMPLETE
-    revision = row["revision"] + (1 if reopened else 0)
-    # The right-hand sides see the row as it was. A number that not all images give is none.
-    whole = "announced = :announced AND announced = image_count + :frames"
-    sign = connection.execute(
-        "UPDATE series SET state = 'receiving', revision = :revision, image_count = image_count + :frames,"
-        " announced = iif(announced = :announced, announced, 0), last_received_at = :now,"
-        f" settle_at = iif({whole}, :settled, :stable), sign = iif({whole}, :announced_sign, :stable_sign) "
-        "WHERE series_id = :series_id RETURNING sign",
-        {
-            "revision": revision,
-            "frames": instance.frames,
-            "announced": instance.announced,
-            "now": now,
-            "settled": now + min(settle_s, stable_age_s),
-            "stable": now + stable_age_s,
-            "announced_sign": IMAGES_IN_ACQUISITION,
-            "stable_sign": STABLE_AGE,
-            "series_id": series_id,
-        },
-    ).fetchone()[0]
-    if reopened:
-        connection.execute(
-            "UPDATE job SET state = 'superseded', reason = 'late-image', finished_at = ?,"
-            " message = 'a late image opened the next revision' "
-            "WHERE series_id = ? AND instance_id IS NULL AND state = 'queued'",
-            (now, series_id),
-        )
-    return {"series_id": series_id, "revision": revision, "state": row["state"], "sign": sign}
 
 
 def _assess(

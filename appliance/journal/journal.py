@@ -12,7 +12,9 @@ from appliance.journal.expectations import Expectations
 from appliance.journal.instances import Instances
 from appliance.journal.jobs import Jobs
 from appliance.journal.overview import Overview
+from appliance.journal.procedure_steps import ProcedureSteps
 from appliance.journal.retention import Retention
+from appliance.journal.step_messages import StepMessages
 from appliance.journal.tombstones import Tombstones
 
 
@@ -29,6 +31,8 @@ class Journal:
         self._database = Database(path)
         self.instances = Instances(self._database)
         self.expectations = Expectations(self._database)
+        self.procedure_steps = ProcedureSteps(self._database)
+        self.step_messages = StepMessages(self._database)
         self.jobs = Jobs(self._database)
         self.deliveries = Deliveries(self._database)
         self.activations = Activations(self._database)

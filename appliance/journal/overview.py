@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from appliance.domain.states import DeliveryState, JobState, Scope, SeriesState
 from appliance.journal.database import Database
 from appliance.journal.records import DeliveryView, JobView, SeriesView
+from appliance.journal.series import MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,7 @@ class Overview:
     def series(self, limit: int) -> list[SeriesView]:
         """The newest series, newest first."""
         rows = self._database.connection().execute(
-            "SELECT series_id, state, revision, sign, image_count,"
-            " max(announced - image_count, counted - image_count, 0) AS missing, last_received_at,"
+            f"SELECT series_id, state, revision, sign, image_count, {MISSING} AS missing, last_received_at,"
             " (SELECT count(*) FROM instance i WHERE i.series_id = series.series_id AND i.revision > 1) AS late "
             "FROM series ORDER BY series_id DESC LIMIT ?",
             (limit,),

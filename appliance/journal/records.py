@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from appliance.domain.attributes import Attributes
-from appliance.domain.states import DeliveryState, JobState, Scope, SeriesState
+from appliance.domain.states import DeliveryState, JobState, ProcedureStepState, Scope, SeriesState, StepMessageState
 from appliance.manifest.manifest import Precision
 
 
@@ -147,6 +147,38 @@ class DueSeries:
     image_count: int
     missing: int
     sop_class_uids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcedureStep:
+    """A Modality Performed Procedure Step; ``changes`` counts the N-SETs that made it what it is."""
+
+    procedure_step_id: int
+    state: ProcedureStepState
+    changes: int
+    data_set: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StepMessage:
+    """An N-CREATE or N-SET (``operation``) to be sent on; ``attempt`` is the number of this one."""
+
+    step_message_id: int
+    sop_instance_uid: str
+    operation: str
+    data_set: bytes
+    attempt: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepMessageView:
+    """The messages to the RIS in one state; ``message`` is why the oldest that was tried is not done."""
+
+    state: StepMessageState
+    count: int
+    oldest_created_at: float
+    message: str | None
 
 
 @dataclass(frozen=True, slots=True)

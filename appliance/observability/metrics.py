@@ -82,6 +82,13 @@ class Metrics:
             "Instances that came after their series had been called complete once",
             registry=registry,
         )
+        self.procedure_steps = Counter(
+            "appliance_procedure_steps",
+            "Messages about Modality Performed Procedure Steps, by outcome (created, changed, completed, discontinued, "
+            "refused, disk-error, error)",
+            ["outcome"],
+            registry=registry,
+        )
         self.pacs_counts = Counter(
             "appliance_pacs_counts",
             "Questions to the PACS for the number of a series' instances, by outcome (equal, more or fewer than here, "

@@ -11,8 +11,10 @@ from appliance.config.settings import Settings
 from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
 from appliance.intake.confirmer import Confirmer
+from appliance.intake.dimse_service import DimseService
 from appliance.intake.dropfolder import DropFolder
 from appliance.intake.forwarding import Forwarding
+from appliance.intake.mpps_scp import MppsScp
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
 from appliance.intake.store import InstanceStore
@@ -58,6 +60,17 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
         if recovered:
             _log.warning("registered %d instance(s) again that a power failure had taken from the journal", recovered)
         assembler = Assembler(journal, assessor, metrics, run_folder=layout.run, on_fatal=lifecycle.fail)
+        services: list[DimseService] = []
+        if settings.mpps.enabled:
+            services.append(
+                MppsScp(
+                    journal,
+                    metrics,
+                    stable_age_s=settings.assembly.stable_age_s,
+                    send_on=False,
+                    run_folder=layout.run,
+                )
+            )
         node = StorageScp(
             settings.dicom,
             store,
@@ -65,6 +78,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             metrics,
             settle_s=settings.assembly.settle_s,
             sop_class_uids=assessor.sop_class_uids,
+            services=services,
             on_fatal=lifecycle.fail,
         )
 

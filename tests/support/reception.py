@@ -16,6 +16,7 @@ from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
 from appliance.intake.dropfolder import DropFolder
 from appliance.intake.forwarding import Forwarding
+from appliance.intake.mpps_scp import MppsScp
 from appliance.intake.shelf import RejectedShelf
 from appliance.intake.storage_scp import StorageScp
 from appliance.intake.store import InstanceStore
@@ -55,6 +56,7 @@ class Reception:
         settle_s: float = 0.1,
         count_announced: bool = True,
         destinations: Sequence[Destination] = (),
+        send_on: bool = False,
     ) -> None:
         self.layout = StateLayout(root)
         self.journal = Journal(self.layout.journal)
@@ -78,6 +80,9 @@ class Reception:
         self.assembler = Assembler(
             self.journal, self.assessor, self.metrics, run_folder=self.layout.run, on_fatal=self.fatal.set
         )
+        self.mpps = MppsScp(
+            self.journal, self.metrics, stable_age_s=stable_age_s, send_on=send_on, run_folder=self.layout.run
+        )
         self.node: StorageScp | None = None
         self.dropfolder: DropFolder | None = None
 
@@ -91,6 +96,7 @@ class Reception:
             self.metrics,
             settle_s=self.settle_s,
             sop_class_uids=self.assessor.sop_class_uids,
+            services=[self.mpps],
             on_fatal=self.fatal.set,
         )
         self.node.start()

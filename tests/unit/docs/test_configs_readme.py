@@ -32,6 +32,7 @@ SECTIONS = {
     "### `dropfolder`": settings.DropFolder,
     "### `assembly`": settings.Assembly,
     "### `assembly.pacs`": settings.CountingPacs,
+    "### `mpps`": settings.Mpps,
     "### `storage`": settings.Storage,
     "### `retention`": settings.Retention,
     "### `models`": settings.Models,

@@ -1,4 +1,4 @@
-"""The arrows of the three state machines, all of them, enforced by the database against anybody's SQL."""
+"""The arrows of the state machines, all of them, enforced by the database against anybody's SQL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from appliance.domain.states import DeliveryState, JobState, SeriesState
+from appliance.domain.states import DeliveryState, JobState, ProcedureStepState, SeriesState, StepMessageState
 from appliance.errors import IllegalTransition
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered
@@ -42,8 +42,25 @@ ARROWS = {
         ("sending", "failed"): "failed",
         ("failed", "queued"): "requeued",
     },
+    "procedure_step": {
+        ("", "in progress"): "created",
+        ("in progress", "completed"): "completed",
+        ("in progress", "discontinued"): "discontinued",
+    },
+    "step_message": {
+        ("", "queued"): "created",
+        ("queued", "delivered"): "delivered",
+        ("queued", "failed"): "failed",
+        ("failed", "queued"): "requeued",
+    },
 }
-STATES = {"series": SeriesState, "job": JobState, "delivery": DeliveryState}
+STATES = {
+    "series": SeriesState,
+    "job": JobState,
+    "delivery": DeliveryState,
+    "procedure_step": ProcedureStepState,
+    "step_message": StepMessageState,
+}
 PAIRS = [
     (machine, *pair) for machine, states in STATES.items() for pair in product(states, states) if pair[0] != pair[1]
 ]
@@ -59,6 +76,7 @@ def file_with_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3
     queue_job(journal, "1")
     succeed(journal, claim(journal), kinds=("sr",))
     queue_job(journal, "2")
+    journal.procedure_steps.create("3", b"", 100, send_on=True)
     journal.close()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
@@ -146,6 +164,7 @@ def test_a_state_that_does_not_exist_is_refused(rows: sqlite3.Connection, machin
 def test_nothing_is_born_in_a_later_state(rows: sqlite3.Connection, machine: str, state: str) -> None:
     names = [row["name"] for row in rows.execute(f"PRAGMA table_info({machine})") if row["name"] != f"{machine}_id"]
     changed = {"state": "?", "revision": "99", "destination": "'elsewhere'", "series_instance_uid": "'9.9'"}
+    changed |= {"sop_instance_uid": "'9.9'"} if machine == "procedure_step" else {}
     values = ", ".join(changed.get(name, name) for name in names)
     copy = f"INSERT INTO {machine} ({', '.join(names)}) SELECT {values} FROM {machine} LIMIT 1"
     with pytest.raises(sqlite3.IntegrityError, match=f"illegal {machine} transition"):
