@@ -19,13 +19,13 @@ class Expectations:
         self._database = database
 
     def quiet(self, before: float, now: float, limit: int = 100) -> list[QuietSeries]:
-        """The series that wait for their stable age and have had no image since ``before``, next due first."""
+        """The series that wait for their stable age and have had no image since ``before``, the longest first."""
         rows = self._database.connection().execute(
             "SELECT series_id, study_instance_uid, series_instance_uid, image_count,"
             " (SELECT count(*) FROM instance WHERE instance.series_id = series.series_id) AS instances "
             "FROM series JOIN study USING (study_id) "
             "WHERE state = 'receiving' AND settle_at > ? AND sign = ? AND last_received_at <= ? "
-            "ORDER BY settle_at LIMIT ?",
+            "ORDER BY last_received_at LIMIT ?",
             (now, STABLE_AGE, before, limit),
         )
         return [QuietSeries(**row) for row in rows]

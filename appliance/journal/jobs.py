@@ -56,8 +56,8 @@ class Jobs:
                 raise ActivationsChanged("another version of a model serves now", mend="Nothing: it is opened")
             row = connection.execute(
                 "UPDATE job SET state = 'running', owner = ?, lease_until = ?, claimed_at = ?, attempts = attempts + 1 "
-                f"WHERE job_id = (SELECT job_id FROM job WHERE state = 'queued' AND available_at <= ?{_except(not_yet)}"
-                " ORDER BY rank LIMIT 1) RETURNING *",
+                "WHERE job_id = (SELECT job_id FROM job INDEXED BY job_queued WHERE state = 'queued'"
+                f" AND available_at <= ?{_except(not_yet)} ORDER BY rank LIMIT 1) RETURNING *",
                 (owner, now + lease_s, now, now, *_flat(not_yet)),
             ).fetchone()
             if row is None:

@@ -9,6 +9,14 @@ from appliance.journal.database import Database
 from appliance.journal.records import DeliveryView, JobView, SeriesView
 from appliance.journal.series import MISSING
 
+_OLDEST_UNDONE = (
+    "(SELECT min(created_at) FROM delivery INDEXED BY delivery_undone"
+    " WHERE delivery.destination = told.destination AND delivery.state = told.state"
+    " AND delivery.state IN ('queued', 'sending', 'failed'))"
+)
+_NEWEST_ASSESSMENTS = 1000
+"""Among so many refusals are looked for, so that a long time without any costs nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -45,14 +53,14 @@ class Overview:
         return result
 
     def waiting(self) -> Waiting:
-        """The oldest of what waits; for a shadow's job nobody does."""
+        """The oldest of what waits; for a shadow's job nobody does. Costs the same however much waits."""
         connection = self._database.connection()
         series, job, delivery = (
             connection.execute(query).fetchone()[0]
             for query in (
                 "SELECT min(first_received_at) FROM series WHERE state = 'receiving'",
                 "SELECT min(created_at) FROM job WHERE state = 'queued' AND shadow = 0",
-                "SELECT min(created_at) FROM delivery WHERE state = 'queued'",
+                f"SELECT min({_OLDEST_UNDONE}) FROM delivery_tally told WHERE state = 'queued' AND rows > 0",
             )
         )
         return Waiting(series, job, delivery)
@@ -99,13 +107,13 @@ class Overview:
         """Deliveries that are not done, by destination and state."""
         # The newest one that says anything: what joined the queue after it has not been tried yet.
         rows = self._database.connection().execute(
-            "SELECT destination, state, count(*) AS number, min(created_at) AS oldest,"
-            " (SELECT message FROM delivery newest INDEXED BY delivery_undone"
-            "  WHERE newest.destination = delivery.destination AND newest.state = delivery.state"
-            "  AND newest.state IN ('queued', 'sending', 'failed') AND newest.message IS NOT NULL"
-            "  ORDER BY newest.delivery_id DESC LIMIT 1) AS message "
-            "FROM delivery INDEXED BY delivery_undone WHERE state IN ('queued', 'sending', 'failed') "
-            "GROUP BY destination, state ORDER BY destination, state"
+            f"SELECT destination, state, rows AS number, {_OLDEST_UNDONE} AS oldest,"
+            " (SELECT message FROM delivery INDEXED BY delivery_told"
+            "  WHERE delivery.destination = told.destination AND delivery.state = told.state"
+            "  AND delivery.state IN ('queued', 'sending', 'failed') AND message IS NOT NULL"
+            "  ORDER BY delivery_id DESC LIMIT 1) AS message "
+            "FROM delivery_tally told WHERE state IN ('queued', 'sending', 'failed') AND rows > 0 "
+            "ORDER BY destination, state"
         )
         return [
             DeliveryView(row["destination"], DeliveryState(row["state"]), row["number"], row["oldest"], row["message"])
@@ -113,11 +121,11 @@ class Overview:
         ]
 
     def refusals(self, limit: int) -> list[tuple[int, str, str]]:
-        """The newest refusals of the versions that serve: series id, model and reason."""
+        """The newest refusals of the versions that serve, among the last answers: series id, model and reason."""
         rows = self._database.connection().execute(
             "SELECT series_id, model, refusal FROM assessment WHERE refusal IS NOT NULL AND shadow = 0 "
-            "ORDER BY rowid DESC LIMIT ?",
-            (limit,),
+            "AND rowid > (SELECT max(rowid) FROM assessment) - ? ORDER BY rowid DESC LIMIT ?",
+            (_NEWEST_ASSESSMENTS, limit),
         )
         return [(row["series_id"], row["model"], row["refusal"]) for row in rows]
 

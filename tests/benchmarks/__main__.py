@@ -13,6 +13,7 @@ from tests.benchmarks.deliver import measure_deliver
 from tests.benchmarks.engines import measure_engines
 from tests.benchmarks.ingest import measure_ingest
 from tests.benchmarks.latency import measure_latency
+from tests.benchmarks.scale import measure_scale
 
 
 def main() -> int:
@@ -30,6 +31,11 @@ def main() -> int:
     deliver = benchmarks.add_parser("deliver", help="results and images out, beside dcmtk's storescu")
     deliver.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
     deliver.add_argument("--count", type=int, default=300, metavar="N", help="objects in each (default 300)")
+    scale = benchmarks.add_parser("scale", help="work in a journal with a million instances, beside an empty one")
+    scale.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
+    scale.add_argument("--count", type=int, default=200, metavar="N", help="CT slices in each (default 200)")
+    scale.add_argument("--instances", type=int, default=1_000_000, metavar="N", help="that it holds (default 1000000)")
+    scale.add_argument("--waiting", type=int, default=10_000, metavar="N", help="studies that wait (default 10000)")
     engines = benchmarks.add_parser(
         "engines", help="each model on each backend and in each precision, next to the bare runtime; and its engines"
     )
@@ -42,6 +48,8 @@ def main() -> int:
             measured = measure_ingest(parsed.rounds, parsed.count)
         case "deliver":
             measured = measure_deliver(parsed.rounds, parsed.count)
+        case "scale":
+            measured = measure_scale(parsed.rounds, parsed.count, parsed.instances, parsed.waiting)
         case "engines":
             measured = measure_engines(parsed.seconds, parsed.names)
         case _:

@@ -343,7 +343,10 @@ def test_the_frequent_queries_never_read_a_whole_table(journal: Journal) -> None
     whole = [
         step
         for step in steps
-        if step.startswith("SCAN") and not step.endswith(partial) and step != "SCAN job"  # newest jobs, by row id
+        if step.startswith("SCAN")
+        and not step.endswith(partial)
+        # The newest jobs, by row id; and the tally of deliveries, which has a row for each destination and state.
+        and step not in ("SCAN job", "SCAN told")
     ]
     assert whole == []
 
@@ -352,5 +355,5 @@ def test_claims_come_straight_from_the_index_of_what_waits(journal: Journal) -> 
     queue_job(journal, "1")
     with Plans(journal) as plans:
         claim(journal)
-    assert "SCAN job USING INDEX job_queued" in plans.steps()
+    assert "SCAN job USING COVERING INDEX job_queued" in plans.steps()
     assert not any("TEMP B-TREE" in step for step in plans.steps())

@@ -118,6 +118,15 @@ _ASTRAY = """SELECT count(*) FROM job JOIN activation USING (model) WHERE job.st
 """Jobs that wait for a version that does not serve, while another one does."""
 
 
+_TALLY = "SELECT destination, state, rows FROM delivery_tally WHERE rows <> 0"
+_DELIVERIES = "SELECT destination, state, count(*) FROM delivery GROUP BY destination, state"
+
+
+def by_destination(sql: sqlite3.Connection, query: str) -> set[tuple[object, ...]]:
+    """Rows of deliveries by destination and state."""
+    return {tuple(row) for row in sql.execute(query)}
+
+
 def counted(sql: sqlite3.Connection, machine: str) -> dict[str, int]:
     """The rows themselves, by state."""
     table = "job" if machine == "shadow" else machine
@@ -137,6 +146,7 @@ def test_the_tally_equals_the_rows(journal: Journal, sql: sqlite3.Connection, se
             for machine, states in journal.overview.tally().items():
                 found = {state: count for state, count in states.items() if count}
                 assert found == counted(sql, machine), (machine, number)
+            assert by_destination(sql, _TALLY) == by_destination(sql, _DELIVERIES), number
             assert sql.execute(_ASTRAY).fetchone()[0] == 0, number
     events = sql.execute("SELECT machine, event, count(*) FROM event GROUP BY machine, event").fetchall()
     assert len(events) >= 17, [tuple(row) for row in events]  # the walk went along nearly all of the 19 arrows
