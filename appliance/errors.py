@@ -111,6 +111,12 @@ class JournalError(ApplianceError):
     exit_code = 74
 
 
+class BackupError(ApplianceError):
+    """A backup cannot be made there, or cannot be restored: it is damaged, or the state folder is in use."""
+
+    exit_code = 74
+
+
 class IllegalTransition(JournalError):
     """A state machine was asked for an arrow that its table does not list."""
 

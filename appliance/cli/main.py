@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     requeue.add_argument("--destination", metavar="NAME", help="with --deliveries: only those to this destination")
     requeue.set_defaults(command=_requeue)
 
+    backup = commands.add_parser("backup", parents=[common], help="copy journal and spool while everything runs")
+    backup.add_argument("target", type=Path, metavar="TARGET", help="a folder; one with a backup gets what is new")
+    backup.set_defaults(command=_backup)
+    restore = commands.add_parser("restore", parents=[common], help="make an empty state folder from a backup")
+    restore.add_argument("source", type=Path, metavar="SOURCE", help="the folder of the backup")
+    restore.set_defaults(command=_restore)
+
     infer = commands.add_parser(
         "infer", parents=[common], help="run a model on a folder of DICOM files, without the daemon"
     )
@@ -189,6 +196,18 @@ def _requeue(parsed: argparse.Namespace) -> int:
         deliveries=parsed.deliveries,
         destination=parsed.destination,
     )
+
+
+def _backup(parsed: argparse.Namespace) -> int:
+    from appliance.cli.backup import backup
+
+    return backup(parsed.config, parsed.state_dir, parsed.target)
+
+
+def _restore(parsed: argparse.Namespace) -> int:
+    from appliance.cli.backup import restore
+
+    return restore(parsed.config, parsed.state_dir, parsed.source)
 
 
 def _infer(parsed: argparse.Namespace) -> int:

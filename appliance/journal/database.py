@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from appliance.errors import IllegalTransition, JournalError
@@ -137,11 +138,7 @@ class Database:
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Apply, each in one transaction, the schema files that the journal has not seen yet."""
-        scripts = sorted(
-            (entry for entry in resources.files("appliance.journal").joinpath("schema").iterdir()),
-            key=lambda entry: entry.name,
-        )
-        scripts = [entry for entry in scripts if entry.name.endswith(".sql")]
+        scripts = _scripts()
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > len(scripts):
             raise JournalError(
@@ -158,6 +155,17 @@ class Database:
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {number}")
             self.flush()  # changes of the schema are not counted as changes of rows
+
+
+def newest_schema() -> int:
+    """The version of the schema that this version of the appliance writes."""
+    return len(_scripts())
+
+
+def _scripts() -> list[Traversable]:
+    """The files of the schema: the first one makes version 1, each further one the next."""
+    files = resources.files("appliance.journal").joinpath("schema").iterdir()
+    return sorted((file for file in files if file.name.endswith(".sql")), key=lambda file: file.name)
 
 
 def _in_our_words(error: sqlite3.Error) -> Exception:

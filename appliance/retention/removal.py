@@ -78,7 +78,8 @@ class Removal:
                 path.rename(trashed)
             except FileNotFoundError:
                 return None  # the image comes again at this moment: it takes the old one's place itself
-            if trashed.is_file() and trashed.stat().st_nlink > 1:
+            status = trashed.stat()
+            if trashed.is_file() and status.st_nlink > 1 and self._spool.incoming.has(status.st_ino):
                 trashed.rename(path)
                 return None
         return trashed

@@ -267,6 +267,11 @@ class IncomingFolder:
                 while ready:
                     ready.pop().unlink(missing_ok=True)
 
+    def has(self, inode: int) -> bool:
+        """Whether a file that is being received, or not finished, has this inode number."""
+        with os.scandir(self.folder) as entries:
+            return any(entry.inode() == inode for entry in entries)
+
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         with os.scandir(self.folder) as entries:
             for entry in entries:

@@ -1,0 +1,1 @@
+"""Backups of the state folder while everything runs, and their way back."""
