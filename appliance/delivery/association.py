@@ -54,6 +54,10 @@ class AssociationAborted(ConnectionError):
     """The peer sent A-ABORT (PS3.8 section 9.3.8)."""
 
 
+class AssociationReleased(ConnectionError):
+    """The peer asked for the end of the association instead of answering (PS3.8 section 9.3.6)."""
+
+
 class StorageAssociation:
     """An open association, from construction to ``release`` or ``drop``.
 
@@ -70,12 +74,14 @@ class StorageAssociation:
     ----------
     accepted
         What the peer takes, each with its presentation context id (PS3.8 section 9.3.2.2).
+    answered
+        How many C-STORE requests the peer has answered.
 
     Raises
     ------
     OSError
         From the constructor as from ``store``: ``AssociationRejected``, ``AssociationAborted``, ``Unintelligible``,
-        ``TimeoutError``, or what the network reports.
+        ``AssociationReleased``, ``TimeoutError``, or what the network reports.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class StorageAssociation:
         self._timeout_s = timeout_s
         self._message_id = 0
         self.accepted: dict[Offer, int] = {}
+        self.answered = 0
         self._fragment_bytes = _LONGEST_FRAGMENT_BYTES
         try:
             connection.send(associate_request(calling_ae_title, called_ae_title, offers), timeout_s)
@@ -126,7 +133,9 @@ class StorageAssociation:
                 pdus.clear()
         if pdus:
             self._connection.send(pdus, self._timeout_s)
-        return self._receive_status()
+        status = self._receive_status()
+        self.answered += 1
+        return status
 
     def is_usable(self) -> bool:
         """Say whether the peer has kept the association open: a peer that speaks up unasked wants it ended."""
@@ -178,6 +187,8 @@ class StorageAssociation:
         command = bytearray()
         while True:
             kind, body = self._receive_pdu(deadline)
+            if kind == RELEASE_RQ:
+                raise AssociationReleased("the association was ended by the other side")
             if kind != P_DATA:
                 raise Unintelligible("the C-STORE request was not answered but by another PDU")
             if len(command) + len(body) > _LONGEST_PDU_BYTES:

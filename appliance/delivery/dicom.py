@@ -10,7 +10,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from appliance.config.settings import DicomDestination
-from appliance.delivery.association import AssociationRejected, StorageAssociation
+from appliance.delivery.association import (
+    AssociationAborted,
+    AssociationRejected,
+    AssociationReleased,
+    StorageAssociation,
+)
 from appliance.delivery.base import Destination
 from appliance.delivery.connection import Connection
 from appliance.delivery.outgoing import Outgoing, malformed
@@ -21,6 +26,13 @@ _MAX_CONTEXTS = 128  # context ids are odd and of one byte, PS3.8 section 9.3.2.
 
 # One can be rewritten as the other without touching what it says (PS3.5 annex A); a peer must take the second.
 _CONVERTIBLE = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+
+
+_ENDS = (AssociationAborted, AssociationReleased, ConnectionResetError, BrokenPipeError)
+
+
+class _Outlived(DeliveryRetry):
+    """The peer ended an association on which it had taken objects before."""
 
 
 class Pacs(Destination):
@@ -34,7 +46,7 @@ class Pacs(Destination):
     def __init__(self, settings: DicomDestination, ae_title: str) -> None:
         self._settings = settings
         self._ae_title = ae_title
-        # In order of use: the contexts of the next association.
+        # The contexts of the next association, what was needed last at the end.
         self._offers: dict[Offer, None] = {}
         self._association: StorageAssociation | None = None
         self._offered: frozenset[Offer] = frozenset()  # on the open association
@@ -45,7 +57,8 @@ class Pacs(Destination):
         """Offer what these objects need when the next association is made."""
         for outgoing in objects:
             for offer in _offers(outgoing):
-                self._offers.setdefault(offer)
+                self._offers.pop(offer, None)
+                self._offers[offer] = None
         while len(self._offers) > _MAX_CONTEXTS:
             del self._offers[next(iter(self._offers))]
 
@@ -61,6 +74,14 @@ class Pacs(Destination):
         self._connection.cut()
 
     def _send(self, outgoing: Outgoing) -> int:
+        try:
+            return self._try(outgoing)
+        except _Outlived:
+            # Some archives end an association after so many objects, or at any time. On a new one it is this object's
+            # own affair if it fails.
+            return self._try(outgoing)
+
+    def _try(self, outgoing: Outgoing) -> int:
         file = outgoing.read()
         next(file)  # the head stays here; and whether the file is there is known before anything is opened for it
         association = self._associated_for(outgoing)
@@ -78,7 +99,9 @@ class Pacs(Destination):
             association.drop()
             self._association = None
             if isinstance(error, OSError):
-                raise DeliveryRetry(
+                ended_by_peer = isinstance(error, _ENDS) and not self._is_cut
+                kind = _Outlived if ended_by_peer and association.answered else DeliveryRetry
+                raise kind(
                     f"the destination {self._settings.name} did not take the object",
                     found=_words(error),
                     expected=f"an answer within {self._settings.timeout_s:g} s",

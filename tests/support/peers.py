@@ -338,8 +338,13 @@ class RawAcceptor:
 
 def accept_association(connection: socket.socket, max_pdu_bytes: int = 16384) -> None:
     """Receive an association request on a bare connection and accept all of its contexts."""
+    connection.sendall(association_acceptance(receive_pdu(connection), max_pdu_bytes))
+
+
+def association_acceptance(pdu: bytes, max_pdu_bytes: int = 16384) -> bytes:
+    """The A-ASSOCIATE-AC that accepts all contexts of an A-ASSOCIATE-RQ."""
     request = A_ASSOCIATE_RQ()
-    request.decode(receive_pdu(connection))
+    request.decode(pdu)
     primitive = request.to_primitive()
     accepted = []
     for context in primitive.presentation_context_definition_list:
@@ -352,7 +357,7 @@ def accept_association(connection: socket.socket, max_pdu_bytes: int = 16384) ->
     implementation = ImplementationClassUIDNotification()
     implementation.implementation_class_uid = "1.2.826.0.1.3680043.9.9999"
     primitive.user_information = [max_length, implementation]
-    connection.sendall(A_ASSOCIATE_AC(primitive).encode())
+    return bytes(A_ASSOCIATE_AC(primitive).encode())
 
 
 def receive_pdu(connection: socket.socket) -> bytes:
