@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from appliance.cli.units import Unit, units_in
 from appliance.config.layout import StateLayout
 from appliance.config.reader import read_settings
 from appliance.config.settings import Settings
+from appliance.domain.forms import Form
 from appliance.errors import UnsuitableImage
 from appliance.manifest.manifest import Precision
 from appliance.modelrepo.package import ModelPackage
@@ -25,7 +27,14 @@ _EXIT_UNSUITABLE = UnsuitableImage.exit_code
 
 
 def infer(
-    folder: Path, model_name: str, output: Path, config: Path | None, state_dir: Path | None, *, as_json: bool
+    folder: Path,
+    model_name: str,
+    output: Path,
+    config: Path | None,
+    state_dir: Path | None,
+    *,
+    forms: Collection[Form],
+    as_json: bool,
 ) -> int:
     """Run a model on every image or series below ``folder`` that it wants; write the result objects to ``output``.
 
@@ -50,7 +59,7 @@ def infer(
     for number, unit in enumerate(wanted, start=1):
         _say(f"{number} of {len(wanted)}: {unit.images} image(s)")
         try:
-            results.append(_judge(model, unit, output / str(number), settings))
+            results.append(_judge(model, unit, output / str(number), settings, forms))
         except UnsuitableImage as error:
             refusals.append(str(error))
     for reason in sorted(set(refusals)):
@@ -73,7 +82,7 @@ def _wanted(settings: Settings, layout: StateLayout, name: str) -> tuple[ModelPa
     return repository(settings, layout).find(name), None
 
 
-def _judge(model: Model, unit: Unit, folder: Path, settings: Settings) -> dict[str, object]:
+def _judge(model: Model, unit: Unit, folder: Path, settings: Settings, forms: Collection[Form]) -> dict[str, object]:
     started = time.monotonic()
     stages: dict[str, float] = {}
     loaded = model.load(unit.paths)
@@ -93,6 +102,7 @@ def _judge(model: Model, unit: Unit, folder: Path, settings: Settings) -> dict[s
         device_serial=settings.device_serial,
         predecessor=None,
         path_of=str,
+        forms=forms,
     )
     stages["write"] = time.monotonic() - writing
     summary: dict[str, object] = json.loads(encoded.summary)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from appliance.domain.forms import FORMS, USUAL_FORMS
 from appliance.errors import ApplianceError
 from appliance.manifest.manifest import BackendName, Precision
 from appliance.version import __version__
@@ -86,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("folder", type=Path, metavar="FOLDER", help="DICOM files, searched to the bottom")
     infer.add_argument("--model", required=True, metavar="NAME", help="name, or name/version")
     infer.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the result objects")
+    infer.add_argument(
+        "--forms",
+        nargs="+",
+        choices=FORMS,
+        default=USUAL_FORMS,
+        metavar="FORM",
+        help=f"which result objects: {', '.join(FORMS)} (default: {', '.join(USUAL_FORMS)})",
+    )
     infer.add_argument("--json", action="store_true", help="print the results as JSON")
     infer.set_defaults(command=_infer)
 
@@ -213,7 +222,15 @@ def _restore(parsed: argparse.Namespace) -> int:
 def _infer(parsed: argparse.Namespace) -> int:
     from appliance.cli.infer import infer
 
-    return infer(parsed.folder, parsed.model, parsed.output, parsed.config, parsed.state_dir, as_json=parsed.json)
+    return infer(
+        parsed.folder,
+        parsed.model,
+        parsed.output,
+        parsed.config,
+        parsed.state_dir,
+        forms=parsed.forms,
+        as_json=parsed.json,
+    )
 
 
 def _models_list(parsed: argparse.Namespace) -> int:

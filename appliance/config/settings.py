@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from appliance.domain.forms import USUAL_FORMS, Form
+
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -212,11 +214,7 @@ class Receiving(Section):
     """What all kinds of destination have in common."""
 
     name: Annotated[Name, Field(description="Name in logs, metrics and commands")]
-    results: Annotated[list[Literal["sr", "seg", "sc"]], Field(description="Which result objects it gets")] = [
-        "sr",
-        "seg",
-        "sc",
-    ]
+    results: Annotated[list[Form], Field(description="Which result objects it gets")] = [*USUAL_FORMS]
     forward: Annotated[Forward | None, Field(description="Which received images it gets; absent: none")] = None
     retry: Annotated[Retry, Field(description="Back-off")] = Retry()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from pydicom import Dataset
 
+from appliance.domain.forms import USUAL_FORMS, Form
 from appliance.domain.result import InferenceResult
 from appliance.domain.states import Scope
 from appliance.journal.records import ResultRow
@@ -42,6 +43,7 @@ def encode(
     device_serial: str,
     predecessor: tuple[str, str] | None,
     path_of: Callable[[Path], str],
+    forms: Collection[Form] = USUAL_FORMS,
 ) -> Encoded:
     """Write, read back and check all result objects.
 
@@ -53,6 +55,8 @@ def encode(
         When the job was made, in seconds since 1970: a repeat of the job then gives the same bytes.
     predecessor
         SOP and Series Instance UID of the SR that this one replaces, if any.
+    forms
+        Which objects are written.
     path_of
         Turns a path into the one that the journal keeps.
 
@@ -72,7 +76,7 @@ def encode(
         shadow=shadow,
         predecessors=() if predecessor is None else (PriorReport(*predecessor),),
     )
-    objects = write_results(result, SourceImages(datasets), context, folder)
+    objects = write_results(result, SourceImages(datasets), context, folder, forms)
     rows = [
         ResultRow(
             kind=found.kind,

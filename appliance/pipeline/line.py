@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from appliance.config.settings import Settings
+from appliance.domain.forms import USUAL_FORMS, Form
 from appliance.domain.states import Stage
 from appliance.errors import ApplianceError
 from appliance.journal.hints import HintSocket, send_hint
@@ -82,7 +83,9 @@ class InferenceLine:
         self._metrics = metrics
         self._on_ready = on_ready
         self._on_fatal = on_fatal
-        self._destinations: dict[str, Sequence[str]] = {d.name: d.results for d in settings.destinations}
+        self._destinations: dict[str, Sequence[Form]] = {d.name: d.results for d in settings.destinations}
+        # The usual ones are always there to look at.
+        self._forms = {*USUAL_FORMS, *(form for d in settings.destinations for form in d.results)}
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._warm = threading.Event()
@@ -289,6 +292,7 @@ class InferenceLine:
             created_at=job.created_at,
             device_serial=self._settings.device_serial,
             predecessor=self._jobs.predecessor(job),
+            forms=self._forms,
             path_of=self._spool.relative,
         )
         # The files are durable, their names are not yet; the journal must not name what a power loss could take away.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -14,9 +15,11 @@ from appliance.domain.image import ImageVolume
 from appliance.domain.result import InferenceResult, Measurement
 from appliance.errors import ResultError
 from appliance.results.readback import ReportedMeasurement, read_report, read_segmentation
+from appliance.results.sources import unparsed
 
 # A frame counts as placed right when it lies this close to its slice, in slice spacings.
 _PLACE_TOLERANCE = 0.5
+_GRAPHIC_DATA = 0x00700022
 
 
 def parsed(content: bytes, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
@@ -112,3 +115,46 @@ def check_capture(dataset: Dataset, capture: Dataset) -> None:
     expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
     if len(dataset.PixelData) != expected + expected % 2 or dataset.PixelData != capture.PixelData:
         raise ResultError("the capture does not read back as it was drawn")
+
+
+def check_key_objects(dataset: Dataset, meant: Dataset) -> None:
+    """Compare the images that a parsed selection names with those that were selected.
+
+    Raises
+    ------
+    ResultError
+        One is missing, added or elsewhere.
+    """
+    if _selected(dataset) != _selected(meant):
+        raise ResultError("the key object selection does not read back with the images that were selected")
+
+
+def _selected(dataset: Dataset) -> list[tuple[str, str]]:
+    images = [item.ReferencedSOPSequence[0] for item in dataset.ContentSequence if item.ValueType == "IMAGE"]
+    return [(str(item.ReferencedSOPInstanceUID), str(item.get("ReferencedFrameNumber"))) for item in images]
+
+
+def check_presentation(dataset: Dataset, meant: Dataset) -> None:
+    """Compare the outlines of a parsed presentation state, and what they lie on, with those that were drawn.
+
+    Raises
+    ------
+    ResultError
+        Their number, a point of any of them, or an image differs.
+    """
+    found, expected = list(_outlines(dataset)), list(_outlines(meant))
+    if len(found) != len(expected) or any(
+        image != other or not np.array_equal(points, drawn)
+        for (image, points), (other, drawn) in zip(found, expected, strict=True)
+    ):
+        raise ResultError("the presentation state does not read back as it was drawn")
+
+
+def _outlines(dataset: Dataset) -> Iterator[tuple[tuple[str, str], NDArray[np.float32]]]:
+    """Each polyline with the instance and frame that it lies on."""
+    for annotation in dataset.GraphicAnnotationSequence:
+        (image,) = annotation.ReferencedImageSequence
+        for item in annotation.get("GraphicObjectSequence") or []:
+            raw = unparsed(item, _GRAPHIC_DATA)
+            points = np.asarray(item.GraphicData, "<f4") if raw is None else np.frombuffer(raw.value or b"", "<f4")
+            yield (str(image.ReferencedSOPInstanceUID), str(image.get("ReferencedFrameNumber"))), points

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
 
 from appliance.domain.states import Scope
-
-Form = Literal["sr", "sc", "seg"]
-"""Structured report, secondary capture, segmentation."""
-
-FORMS: Final[tuple[Form, ...]] = ("sr", "sc", "seg")
-"""All forms, in the order in which they should leave: the numbers first, the large object last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _PADDING: Final = {
     **dict.fromkeys(("AE", "AS", "CS", "DS", "IS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), b" "),
     "UI": b"\0",
 }
-_NUMBER: Final = {"FD": "d", "UL": "L", "US": "H"}
+_NUMBER: Final = {"FD": "d", "FL": "f", "UL": "L", "US": "H"}
 # VRs whose length takes four bytes (PS3.5 section 7.1.2).
 _LONG_VRS: Final = frozenset(("SQ", "UC", "UR", "UT"))
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
@@ -156,4 +156,4 @@ def _text(vr: str, value: object) -> bytes:
 
 
 def _listed(value: Any) -> Collection[Any]:
-    return () if value is None else value if isinstance(value, MultiValue) else (value,)
+    return () if value is None else value if isinstance(value, MultiValue | list) else (value,)

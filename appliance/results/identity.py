@@ -15,11 +15,12 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from appliance.domain.forms import Form
 from appliance.domain.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.domain.result import InferenceResult
 from appliance.domain.states import Scope
 from appliance.domain.uids import derived_uid
-from appliance.results.context import Form, ResultContext
+from appliance.results.context import ResultContext
 from appliance.results.sources import SourceImages, numbers, text, unparsed
 from appliance.results.text import plain
 from appliance.version import __version__
@@ -73,8 +74,8 @@ _TYPE_2: Final = (
     "ReferringPhysicianName",
     "AccessionNumber",
 )
-_MODALITY: Final[dict[Form, str]] = {"sr": "SR", "sc": "OT", "seg": "SEG"}
-_SERIES_OFFSET: Final[dict[Form, int]] = {"sr": 1, "seg": 2, "sc": 3}
+_MODALITY: Final[dict[Form, str]] = {"sr": "SR", "ko": "KO", "sc": "OT", "gsps": "PR", "seg": "SEG"}
+_SERIES_OFFSET: Final[dict[Form, int]] = {"sr": 1, "seg": 2, "sc": 3, "gsps": 4, "ko": 5}
 
 
 def series_uid(sources: SourceImages, context: ResultContext, form: Form) -> str:
@@ -291,7 +292,7 @@ def _local_moment(sources: SourceImages, moment: datetime) -> datetime:
 
 
 def _series_number(sources: SourceImages, form: Form) -> int:
-    """Beside the source series in a sorted list: series 4 gives 401 (SR), 402 (SEG) and 403 (SC)."""
+    """Beside the source series in a sorted list: series 4 gives 401 (SR), 402 (SEG), 403 (SC) and so on."""
     source = numbers(sources.first, "SeriesNumber")
     number = int(source[0]) if source and 0 < source[0] < 10_000 else 90
     return number * 100 + _SERIES_OFFSET[form]

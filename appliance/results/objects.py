@@ -11,14 +11,13 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from appliance.domain.forms import FORMS, USUAL_FORMS, Form
 from appliance.domain.result import InferenceResult
 from appliance.errors import ResultError
-from appliance.results.capture import write_captures
-from appliance.results.check import check_capture, check_report, check_segmentation, parsed
-from appliance.results.context import FORMS, Form, ResultContext
+from appliance.results.check import parsed
+from appliance.results.context import ResultContext
 from appliance.results.encoding import encoded_file
-from appliance.results.report import write_report
-from appliance.results.segmentation import write_segmentation
+from appliance.results.forms import WRITERS, Drafts
 from appliance.results.sources import SourceImages
 
 
@@ -44,7 +43,7 @@ def write_results(
     sources: SourceImages,
     context: ResultContext,
     folder: Path,
-    forms: Collection[Form] = FORMS,
+    forms: Collection[Form] = USUAL_FORMS,
 ) -> list[ResultObject]:
     """Write ``result`` in every one of ``forms`` to ``folder``.
 
@@ -54,12 +53,13 @@ def write_results(
         Exists. Files are named after form and number (``sr-1.dcm``), so a repeat overwrites its own; each is
         flushed to disk, the folder is not: whoever renames it into place does that.
     forms
-        Without ``seg`` the report refers to the source images. A result without segments gives no segmentation.
+        Without ``seg`` the report refers to the source images. A result without segments gives no segmentation, and
+        no presentation state; one of a series none of whose images matters more than others no key objects.
 
     Returns
     -------
     list[ResultObject]
-        In the order in which they should leave: report, captures, segmentation.
+        In the order in which they should leave (``FORMS``).
 
     Raises
     ------
@@ -71,28 +71,18 @@ def write_results(
         # pydicom and highdicom warn of values of the source that break their VR, and repeat them: they are common, may
         # identify the patient, and are carried over as they are.
         warnings.simplefilter("ignore")
-        return _write_forms(result, sources, context, folder, forms)
+        return _write_forms(Drafts(result, sources, context, frozenset(forms)), folder)
 
 
-def _write_forms(
-    result: InferenceResult, sources: SourceImages, context: ResultContext, folder: Path, forms: Collection[Form]
-) -> list[ResultObject]:
-    segmentation = write_segmentation(result, sources, context) if "seg" in forms and result.segments else None
+def _write_forms(drafts: Drafts, folder: Path) -> list[ResultObject]:
     written: list[ResultObject] = []
-    if "sr" in forms:
-        report = write_report(result, sources, context, segmentation)
-        item, content = _write(report, "sr", 1, folder)
-        check_report(content, result)
-        written.append(item)
-    if "sc" in forms:
-        for number, capture in enumerate(write_captures(result, sources, context), start=1):
-            item, content = _write(capture, "sc", number, folder)
-            check_capture(content, capture)
-            written.append(item)
-    if segmentation is not None:
-        item, content = _write(segmentation, "seg", 1, folder)
-        check_segmentation(content, result)
-        written.append(item)
+    for form in FORMS:
+        if form in drafts.forms:
+            make, check = WRITERS[form]
+            for number, dataset in enumerate(make(drafts), start=1):
+                item, content = _write(dataset, form, number, folder)
+                check(content, dataset, drafts.result)
+                written.append(item)
     return written
 
 

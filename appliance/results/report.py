@@ -22,13 +22,10 @@ from highdicom.sr import (
     CodedConcept,
     ContainerContentItem,
     ContentSequence,
-    DeviceObserverIdentifyingAttributes,
     FindingSite,
     LanguageOfContentItemAndDescendants,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    ObserverContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     ReferencedSegment,
     ReferencedSegmentationFrame,
@@ -48,15 +45,9 @@ from appliance.domain.result import Finding, InferenceResult, Measurement
 from appliance.errors import ResultError
 from appliance.results.coded import concept
 from appliance.results.context import ResultContext
-from appliance.results.identity import (
-    MANUFACTURER,
-    MODEL_NAME,
-    device_uid,
-    referenced_requests,
-    tracking_uid,
-    write_header,
-)
+from appliance.results.identity import referenced_requests, tracking_uid, write_header
 from appliance.results.image_library import image_library
+from appliance.results.observer import observation_context
 from appliance.results.references import reference, study_references
 from appliance.results.segmentation import SEGMENTATION_STORAGE, occupied_slices
 from appliance.results.sources import SourceImages, text
@@ -67,7 +58,6 @@ OVERALL_TRACKING_ID: Final = "overall"
 
 _DECIMAL_STRING_LENGTH: Final = 16
 _LANGUAGE: Final = Code("en", "RFC5646", "English")
-_DEVICE: Final = Code("121007", "DCM", "Device")
 _COMMENT: Final = Code("121106", "DCM", "Comment")
 _QUALITATIVE_EVALUATIONS: Final = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _PROCEDURES: Final = {
@@ -116,7 +106,7 @@ def write_report(
     if result.overall or not groups:
         groups.append(_overall_group(algorithm, result, sources, context))
     content = MeasurementReport(
-        observation_context=_observation_context(context),
+        observation_context=observation_context(context),
         procedure_reported=_procedures(sources, result.image.modality),
         imaging_measurements=groups,
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(concept(_LANGUAGE)),
@@ -252,22 +242,6 @@ def _algorithm(result: InferenceResult) -> AlgorithmIdentification:
         manufacturer=plain(algorithm.manufacturer),
         family=concept(algorithm.family),
         parameters=[plain(f"{name}={value}") for name, value in algorithm.parameters] or None,
-    )
-
-
-def _observation_context(context: ResultContext) -> ObservationContext:
-    """TID 1001: the observer is this device (TID 1004), no person."""
-    return ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=concept(_DEVICE),
-            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-                uid=device_uid(context),
-                name=MODEL_NAME,
-                manufacturer_name=MANUFACTURER,
-                model_name=MODEL_NAME,
-                serial_number=plain(context.device_serial, 64),
-            ),
-        )
     )
 
 

@@ -34,6 +34,18 @@ class Plane:
     pixel_spacing_mm: tuple[float, float]
 
 
+@dataclass(frozen=True, slots=True)
+class PixelTransform:
+    """What makes values of stored pixels (PS3.3 section C.11.1): ``slope`` is ``None`` where nothing does.
+
+    ``inverse``: larger values are shown darker (MONOCHROME1).
+    """
+
+    slope: float | None
+    intercept: float
+    inverse: bool
+
+
 class SourceImages:
     """The source data sets of one result, in the slice order of its image.
 
@@ -153,6 +165,16 @@ class SourceImages:
         holder = dataset if frame.frame_number is None else self._group(frame, "FrameVOILUTSequence")
         center, width = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
         return (center[0], width[0]) if center and width and width[0] > 0 else None
+
+    def transform(self, frame: SourceFrame) -> PixelTransform:
+        """Rescale Slope and Intercept (0028,1053), (0028,1052) of ``frame``, and which way its grey goes."""
+        dataset = self.dataset_of(frame)
+        holder = dataset if frame.frame_number is None else self._group(frame, "PixelValueTransformationSequence")
+        slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
+        inverse = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+        if slope and intercept and slope[0] != 0:
+            return PixelTransform(slope[0], intercept[0], inverse)
+        return PixelTransform(None, 0.0, inverse)
 
     def pixel_aspect(self) -> float:
         """Row spacing over column spacing of a single image: 1.0 for square pixels, also when nothing is said."""

@@ -10,6 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from appliance.domain.codes import Code
+from appliance.domain.forms import FORMS
 from appliance.results.objects import write_results
 from tests.support.dicom_factory import (
     AXIAL,
@@ -55,9 +56,9 @@ SINGLES = "singles_pydicom-data"
 
 def _check(example: Example, folder: Path) -> None:
     folder.mkdir()
-    objects = write_results(example.result, example.sources, example.context, folder)
-    assert [item.kind for item in objects] == ["sr", "sc", "seg"]
-    assert {item.kind: errors_of(item.path) for item in objects} == {"sr": [], "sc": [], "seg": []}
+    objects = write_results(example.result, example.sources, example.context, folder, FORMS)
+    assert [item.kind for item in objects] == list(FORMS)
+    assert {item.kind: errors_of(item.path) for item in objects} == {form: [] for form in FORMS}
     html = rendered(objects[0].path)
     for words in ("Imaging Measurement Report", "Example network", "AI result, for research use, verify"):
         assert words in html
@@ -108,7 +109,7 @@ def test_missing_demographics_are_written_empty(tmp_path: Path) -> None:
     for keyword in keywords:
         delattr(source, keyword)
     _check(radiograph_example(write_datasets([source], tmp_path / "in")[0]), tmp_path / "out")
-    for form in ("sr", "sc", "seg"):
+    for form in FORMS:
         written = dcmread(tmp_path / "out" / f"{form}-1.dcm")
         assert all(written[keyword].is_empty for keyword in keywords[:9])
 

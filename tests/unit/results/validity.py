@@ -17,6 +17,12 @@ needs_validators = [
 ]
 
 
+needs_dsr2html = pytest.mark.skipif(shutil.which("dsr2html") is None, reason="no dsr2html: apt install dcmtk")
+
+_NO_CHECK = "W: Check for template constraints not yet supported"
+"""What dcmtk says of every key object selection that names its template."""
+
+
 def errors_of(path: Path) -> list[str]:
     """The errors that ``dciodvfy`` finds in a file."""
     done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace", check=False)
@@ -28,5 +34,5 @@ def rendered(path: Path) -> str:
     html = path.with_suffix(".html")
     done = subprocess.run(["dsr2html", path, html], capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr.strip(), done.stderr
+    assert not done.stderr.replace(_NO_CHECK, "").strip(), done.stderr
     return html.read_text(errors="replace")
