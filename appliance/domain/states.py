@@ -56,12 +56,15 @@ class Scope(StrEnum):
 
 
 class Stage(StrEnum):
-    """The measured parts of a study's way, in order. ``TOTAL`` is last byte in → result acknowledged by the PACS."""
+    """The measured parts of a study's way, in order, and two ways across several of them: ``TO_INFER`` is complete →
+    the first network starts, ``TOTAL`` is last byte in → result acknowledged by the PACS.
+    """
 
     RECEIVE = "receive"
     SETTLE = "settle"
     QUEUE = "queue"
     LOAD = "load"
+    TO_INFER = "to_infer"
     INFER = "infer"
     READ_OUT = "read_out"
     WRITE = "write"

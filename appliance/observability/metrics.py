@@ -116,7 +116,8 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "appliance_stage_seconds",
-            "Time that a job spent in each stage (receive, settle, queue, load, infer, read_out, write), by model",
+            "Time that a job spent in each stage (receive, settle, queue, load, infer, read_out, write) and from "
+            "complete to the first network (to_infer), by model",
             ["model", "stage"],
             buckets=SECONDS,
             registry=registry,

@@ -267,6 +267,7 @@ class InferenceLine:
 
     def _infer(self, work: Work) -> None:
         assert work.loaded is not None
+        work.stages[Stage.TO_INFER] = max(0.0, time.time() - work.job.created_at)
         self._stuck_at = time.monotonic() + work.model.manifest.runtime.time_limit_s + _STUCK_GRACE_S
         try:
             work.result = work.model.judge(work.loaded.image, work.stages)

@@ -177,7 +177,8 @@ class Model:
         ----------
         stages
             Gets the seconds that the networks ran (``infer``) and that everything else around them took: preparing
-            counts as ``load``, and reading out is ``read_out``.
+            counts as ``load``, and reading out is ``read_out``. What passes before the first network starts is added
+            to ``to_infer``.
 
         Raises
         ------
@@ -190,6 +191,8 @@ class Model:
         for stage in self.manifest.stages:
             session = self._sessions[stage.name]
             tensor = preparation.tensor(self._prepared(stage))
+            if infer_s == 0.0:
+                stages[Stage.TO_INFER] = stages.get(Stage.TO_INFER, 0.0) + time.monotonic() - started
             output = session.run(tensor, time_limit_s=self.manifest.runtime.time_limit_s - infer_s)
             infer_s += session.seconds
             if stage.box is not None:

@@ -34,6 +34,7 @@ STAGES = {
     Stage.SETTLE: "settle: until the series was taken to be complete",
     Stage.QUEUE: "queue: until a worker took it",
     Stage.LOAD: "load: decode, order, check, prepare",
+    Stage.TO_INFER: "complete until the first network starts",
     Stage.INFER: "infer: in the networks",
     Stage.READ_OUT: "read out: masks and measurements",
     Stage.WRITE: "write: SR, capture, SEG, read back and checked",

@@ -22,9 +22,14 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="keep the figures in tests/benchmarks/<benchmark>.json")
     benchmarks = parser.add_subparsers(required=True, dest="benchmark")
     latency = benchmarks.add_parser(
-        "latency", help="last byte in → SR at the PACS, for one CR image and a T1 MR series, stage by stage"
+        "latency", help="last byte in → SR at the PACS, for one CR image and long MR and CT series, stage by stage"
     )
-    latency.add_argument("--repeat", type=int, default=7, metavar="N", help="studies of each kind (default 7)")
+    latency.add_argument("kinds", nargs="*", metavar="KIND", help="only these kinds of study, such as CR, MR, JPEG-LS")
+    latency.add_argument("--repeat", type=int, default=5, metavar="N", help="studies of each kind (default 5)")
+    latency.add_argument(
+        "--per-second", type=float, default=40.0, metavar="N",
+        help="images that a scanner sends while it reconstructs; 0: series come all at once only (default 40)",
+    )  # fmt: skip
     ingest = benchmarks.add_parser("ingest", help="reception, beside dcmtk, Orthanc and the raw limit of this machine")
     ingest.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
     ingest.add_argument("--count", type=int, default=300, metavar="N", help="CT slices in each (default 300)")
@@ -53,7 +58,7 @@ def main() -> int:
         case "engines":
             measured = measure_engines(parsed.seconds, parsed.names)
         case _:
-            measured = measure_latency(parsed.repeat)
+            measured = measure_latency(parsed.repeat, parsed.kinds, parsed.per_second)
     figures = {"machine": machine(), "figures": measured}
     if parsed.save:
         path = Path(__file__).parent / f"{parsed.benchmark}.json"

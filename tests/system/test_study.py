@@ -54,7 +54,7 @@ def test_head_over_dicom_to_dcmtk_and_folder(daemons: list[Daemon], tmp_path: Pa
         job = journal.overview.jobs(1)[0]
         stages = journal.overview.stages(job.job_id)
         journal.close()
-        assert set(stages) == {"receive", "settle", "queue", "load", "infer", "read_out", "write"}
+        assert set(stages) == {"receive", "settle", "queue", "load", "to_infer", "infer", "read_out", "write"}
         (shared,) = (tmp_path / "share").glob("*.dcm")
         assert dcmread(shared).SOPInstanceUID == report.SOPInstanceUID
 

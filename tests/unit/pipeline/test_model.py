@@ -148,9 +148,10 @@ def test_the_result_says_what_made_it(tmp_path: Path) -> None:
 
 def test_times_add_up_to_those_of_the_stages(tmp_path: Path) -> None:
     """Loading that was timed before is kept."""
-    stages = {str(Stage.LOAD): 100.0}
+    stages = {str(Stage.LOAD): 100.0, str(Stage.TO_INFER): 200.0}
     judged(write_package(tmp_path / "package", {}), tmp_path, stages)
-    assert set(stages) == {Stage.LOAD, Stage.INFER, Stage.READ_OUT}
+    assert set(stages) == {Stage.LOAD, Stage.TO_INFER, Stage.INFER, Stage.READ_OUT}
+    assert 200 < stages[Stage.TO_INFER] < 260
     assert 100 < stages[Stage.LOAD] < 160
     assert stages[Stage.INFER] > 0 and stages[Stage.READ_OUT] > 0
 
