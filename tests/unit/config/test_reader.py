@@ -95,8 +95,8 @@ WRONG = {
     "the port of the other's default": ("dicom:\n  port: 9464", "dicom.port and console.port are both 9464"),
     "a model named twice": ("models:\n  active: [a/1.0.0, a]", "line 2: models.active: a model is named twice"),
     "a result that there is not": (
-        "destinations:\n- {kind: folder, name: a, path: /b, results: [sr, pdf]}",
-        "line 2: destinations.0.results.1: Input should be 'sr', 'seg' or 'sc' (found 'pdf')",
+        "destinations:\n- {kind: folder, name: a, path: /b, results: [sr, tiff]}",
+        "line 2: destinations.0.results.1: Input should be 'sr', 'ko', 'sc', 'gsps' or 'seg' (found 'tiff')",
     ),
     "no result": (
         "destinations:\n- {kind: folder, name: a, path: /b, results: []}",
