@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     requeue.add_argument("--job", type=int, metavar="N", help="a failed or unsuitable job")
     requeue.add_argument("--deliveries", action="store_true", help="all failed deliveries")
     requeue.add_argument("--destination", metavar="NAME", help="with --deliveries: only those to this destination")
+    requeue.add_argument("--procedure-steps", action="store_true", help="all failed messages to the RIS")
     requeue.set_defaults(command=_requeue)
 
     backup = commands.add_parser("backup", parents=[common], help="copy journal and spool while everything runs")
@@ -204,6 +205,7 @@ def _requeue(parsed: argparse.Namespace) -> int:
         job=parsed.job,
         deliveries=parsed.deliveries,
         destination=parsed.destination,
+        procedure_steps=parsed.procedure_steps,
     )
 
 

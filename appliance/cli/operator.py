@@ -36,11 +36,17 @@ def status(config: Path | None, state_dir: Path | None, *, as_json: bool) -> int
 
 
 def requeue(
-    config: Path | None, state_dir: Path | None, *, job: int | None, deliveries: bool, destination: str | None
+    config: Path | None,
+    state_dir: Path | None,
+    *,
+    job: int | None,
+    deliveries: bool,
+    destination: str | None,
+    procedure_steps: bool,
 ) -> int:
-    """Let a failed job run again, or failed deliveries go again."""
-    if job is None and not deliveries:
-        raise ConfigurationError("nothing to requeue is named", mend="Give --job N or --deliveries")
+    """Let a failed job run again, or failed deliveries and messages to the RIS go again."""
+    if job is None and not deliveries and not procedure_steps:
+        raise ConfigurationError("nothing to requeue is named", mend="Give --job N, --deliveries or --procedure-steps")
     _, layout, journal = _open(config, state_dir)
     now = time.time()
     if job is not None:
@@ -54,6 +60,10 @@ def requeue(
         count = journal.deliveries.requeue(now, destination)
         send_hint(layout.run, "sender")
         print(f"{count} delivery(s) queued again")
+    if procedure_steps:
+        count = journal.step_messages.requeue(now)
+        send_hint(layout.run, "sender")
+        print(f"{count} message(s) to the RIS queued again")
     return 0
 
 

@@ -106,12 +106,6 @@ class Assembly(Section):
     ] = None
 
 
-class Mpps(Section):
-    """Modality Performed Procedure Steps: what modalities say of their work."""
-
-    enabled: Annotated[bool, Field(description="Whether the DICOM node takes them")] = True
-
-
 class Storage(Section):
     """The disk."""
 
@@ -199,6 +193,19 @@ class Retry(Section):
     give_up_after_s: Annotated[
         float, Field(gt=0, description="A delivery that has not got through after this long is failed")
     ] = 7 * 86400.0
+
+
+class Ris(RemoteNode):
+    """The information system that wants to hear what modalities say of their work."""
+
+    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
+
+
+class Mpps(Section):
+    """Modality Performed Procedure Steps: what modalities say of their work."""
+
+    enabled: Annotated[bool, Field(description="Whether the DICOM node takes them")] = True
+    ris: Annotated[Ris | None, Field(description="Where all of them are sent on to; absent: nowhere")] = None
 
 
 class Forward(Section):

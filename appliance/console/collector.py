@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -56,11 +57,12 @@ class JournalCollector(Collector):
     def _oldest(self) -> Metric:
         family = GaugeMetricFamily(
             "appliance_oldest_waiting_seconds",
-            "How long the oldest series being received, queued job and queued delivery have waited; 0 when none does",
+            "How long the oldest series being received, queued job, queued delivery and queued message to the RIS have "
+            "waited; 0 when none does",
             labels=["kind"],
         )
         now, waiting = time.time(), self._journal.overview.waiting()
-        for kind, since in (("series", waiting.series), ("job", waiting.job), ("delivery", waiting.delivery)):
+        for kind, since in asdict(waiting).items():
             family.add_metric([kind], 0.0 if since is None else max(0.0, now - since))
         return family
 

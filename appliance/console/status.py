@@ -27,8 +27,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
         "not_ready": unready_reasons(settings, layout, spool),
         "counts": journal.overview.tally(),
         "oldest_waiting_seconds": {
-            what: None if since is None else round(max(0.0, now - since), 1)
-            for what, since in (("series", waiting.series), ("job", waiting.job), ("delivery", waiting.delivery))
+            what: None if since is None else round(max(0.0, now - since), 1) for what, since in asdict(waiting).items()
         },
         "disk": {
             "free_bytes": spool.free_bytes(),
@@ -46,6 +45,16 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
                 "message": view.message,
             }
             for view in journal.overview.deliveries()
+        ],
+        "step_messages": [
+            {
+                "in_settings": settings.mpps.ris is not None,
+                "state": str(view.state),
+                "count": view.count,
+                "oldest_seconds": round(max(0.0, now - view.oldest_created_at), 1),
+                "message": view.message,
+            }
+            for view in journal.step_messages.undone()
         ],
         "failed_jobs": [_job(view, now) for view in journal.overview.failed_jobs(_SHOWN)],
         "models": [_model(activation) for activation in journal.activations.used(settings.models.names)],
@@ -203,6 +212,7 @@ def _alarms(status: dict[str, Any]) -> list[str]:
                 f"WAITS  {view['count']} delivery(s) to {view['destination']} for {_duration(view['oldest_seconds'])}: "
                 f"{view['message']}"
             )
+    alarms += [_step_messages(view) for view in status["step_messages"] if view["message"] or not view["in_settings"]]
     serving = {view["model"]: view["active"] for view in status["models"]}
     alarms += [
         f"FAILED activation of {view['model']}/{view['version']['version']}: {view['reason']}. What served before "
@@ -232,6 +242,18 @@ def _alarms(status: dict[str, Any]) -> list[str]:
         alarms.append(f"FAILED {failed} job(s). Mend the cause, then: appliance requeue --job N")
         alarms += [f"       job {view['job']}, {view['model']}: {view['message']}" for view in status["failed_jobs"]]
     return alarms
+
+
+def _step_messages(view: dict[str, Any]) -> str:
+    what = f"{view['count']} message(s) about procedure steps to the RIS"
+    if view["state"] == "failed":
+        return f"FAILED {what}: {view['message']}. Mend it, then: appliance requeue --procedure-steps"
+    if not view["in_settings"]:
+        return (
+            f"WAITS  {what}, which is no longer in the settings: nobody sends them. Name it there again as mpps.ris, "
+            "then restart"
+        )
+    return f"WAITS  {what} for {_duration(view['oldest_seconds'])}: {view['message']}"
 
 
 def _number(version: dict[str, str] | None) -> str:

@@ -9,9 +9,9 @@ from appliance.journal.database import Database
 from appliance.journal.records import StepMessage, StepMessageView
 
 _NEXT: Final = (
-    "FROM step_message f WHERE state = 'queued' AND NOT EXISTS (SELECT 1 FROM step_message earlier"
-    " WHERE earlier.procedure_step_id = f.procedure_step_id AND earlier.state = 'queued'"
-    " AND earlier.step_message_id < f.step_message_id)"
+    "FROM step_message f INDEXED BY step_message_queued WHERE state = 'queued'"
+    " AND NOT EXISTS (SELECT 1 FROM step_message earlier WHERE earlier.procedure_step_id = f.procedure_step_id"
+    " AND earlier.state = 'queued' AND earlier.step_message_id < f.step_message_id)"
 )
 """A message waits for the earlier ones of its step, but not for one that has failed: that may take days to mend."""
 
@@ -61,6 +61,20 @@ class StepMessages:
                 (available_at, status, message, step_message_id),
             )
 
+    def delay(self, now: float, give_up_before: float, message: str) -> int:
+        """None gets through, for this reason: fail those from before ``give_up_before``, and return how many."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE step_message SET message = ? WHERE step_message_id ="
+                " (SELECT min(step_message_id) FROM step_message WHERE state = 'queued')",
+                (message,),
+            )
+            return connection.execute(
+                "UPDATE step_message SET state = 'failed', finished_at = ?, message = ? "
+                "WHERE state = 'queued' AND created_at < ?",
+                (now, message, give_up_before),
+            ).rowcount
+
     def requeue(self, now: float) -> int:
         """Send failed messages again; return how many."""
         with self._database.transaction() as connection:
@@ -72,17 +86,21 @@ class StepMessages:
 
     def undone(self) -> list[StepMessageView]:
         """The messages that are not done, by state."""
-        rows = self._database.connection().execute(
-            "SELECT state, count(*) AS number, min(created_at) AS oldest,"
-            " (SELECT message FROM step_message first WHERE first.state = step_message.state"
-            "  AND first.state IN ('queued', 'failed') AND first.message IS NOT NULL"
-            "  ORDER BY first.step_message_id LIMIT 1) AS message "
-            "FROM step_message WHERE state IN ('queued', 'failed') GROUP BY state ORDER BY state"
-        )
-        return [
-            StepMessageView(StepMessageState(row["state"]), row["number"], row["oldest"], row["message"])
-            for row in rows
-        ]
+        views = []
+        for state in (StepMessageState.FAILED, StepMessageState.QUEUED):
+            table = f"FROM step_message INDEXED BY step_message_{state} WHERE state = '{state}'"
+            row = (
+                self._database.connection()
+                .execute(
+                    "SELECT count(*) AS number, min(created_at) AS oldest,"
+                    f" (SELECT message {table} AND message IS NOT NULL ORDER BY step_message_id LIMIT 1) AS message "
+                    f"{table}"
+                )
+                .fetchone()
+            )
+            if row["number"]:
+                views.append(StepMessageView(state, row["number"], row["oldest"], row["message"]))
+        return views
 
     def _end(
         self, step_message_id: int, state: StepMessageState, now: float, status: int | None, message: str | None

@@ -89,6 +89,13 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.step_messages = Counter(
+            "appliance_step_messages",
+            "Attempts at sending messages about procedure steps on to the RIS, by outcome (delivered, postponed, "
+            "failed)",
+            ["outcome"],
+            registry=registry,
+        )
         self.pacs_counts = Counter(
             "appliance_pacs_counts",
             "Questions to the PACS for the number of a series' instances, by outcome (equal, more or fewer than here, "

@@ -67,7 +67,7 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
                     journal,
                     metrics,
                     stable_age_s=settings.assembly.stable_age_s,
-                    send_on=False,
+                    send_on=settings.mpps.ris is not None,
                     run_folder=layout.run,
                 )
             )

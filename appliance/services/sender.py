@@ -1,4 +1,4 @@
-"""The sender role: results out, each destination on its own, and questions to the PACS."""
+"""The sender role: results out, each destination on its own; procedure steps to the RIS; questions to the PACS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.delivery.pacs_count import PacsCount
 from appliance.delivery.recorder import Recorder
+from appliance.delivery.ris import RisSender
 from appliance.delivery.sender import Sender
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
@@ -46,6 +47,17 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
             parts.append(
                 PacsCount(
                     settings.assembly.pacs,
+                    ae_title=settings.dicom.ae_title,
+                    journal=journal,
+                    metrics=metrics,
+                    run_folder=layout.run,
+                    on_fatal=lifecycle.fail,
+                )
+            )
+        if settings.mpps.ris is not None:
+            parts.append(
+                RisSender(
+                    settings.mpps.ris,
                     ae_title=settings.dicom.ae_title,
                     journal=journal,
                     metrics=metrics,

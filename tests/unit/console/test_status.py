@@ -153,6 +153,19 @@ def test_series_with_their_sign_revision_and_late_images(bench: Bench) -> None:
     }
 
 
+def test_messages_that_the_ris_does_not_take_say_why_and_what_to_do(bench: Bench) -> None:
+    steps, messages = bench.journal.procedure_steps, bench.journal.step_messages
+    steps.create("1.1", b"", time.time(), send_on=True)
+    assert "WAITS  1 message(s) about procedure steps to the RIS, which is no longer in the settings" in text(bench)
+    message = messages.begin(time.time())
+    assert message is not None
+    messages.fail(message.step_message_id, time.time(), 0x0106, "it answered 0x0106")
+    assert (
+        "FAILED 1 message(s) about procedure steps to the RIS: it answered 0x0106. Mend it, then: "
+        "appliance requeue --procedure-steps" in text(bench)
+    )
+
+
 def test_why_models_did_not_want_images(bench: Bench) -> None:
     for number in range(3):
         register(

@@ -33,6 +33,7 @@ SECTIONS = {
     "### `assembly`": settings.Assembly,
     "### `assembly.pacs`": settings.CountingPacs,
     "### `mpps`": settings.Mpps,
+    "### `mpps.ris`": settings.Ris,
     "### `storage`": settings.Storage,
     "### `retention`": settings.Retention,
     "### `models`": settings.Models,
@@ -40,7 +41,7 @@ SECTIONS = {
     "### `destinations[] of kind dicom`": settings.DicomDestination,
     "### `destinations[] of kind folder`": settings.FolderDestination,
     "### `destinations[].forward`": settings.Forward,
-    "### `destinations[].retry`": settings.Retry,
+    "### `destinations[].retry` and `mpps.ris.retry`": settings.Retry,
     "### `console`": settings.Console,
     "### `logging`": settings.Logging,
 }
