@@ -57,7 +57,8 @@ def read_image_file(path: Path) -> ImageFile:
         dataset = dcmread(stream, stop_before_pixels=True)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
     except (InvalidDicomError, BytesLengthException, AttributeError, ValueError, EOFError, OSError, KeyError, TypeError,
-            NotImplementedError, struct.error, zlib.error) as error:  # fmt: skip
+            NotImplementedError, RecursionError, struct.error, zlib.error) as error:  # fmt: skip
+        # Sequences within sequences are read by recursion.
         raise UnsuitableImage("unreadable", "the file cannot be read as DICOM", found=type(error).__name__) from error
     _check_syntax(syntax)
     raw = memoryview(content)
@@ -80,8 +81,8 @@ def malformed_header() -> Iterator[None]:
     """
     try:
         yield
-    except (BytesLengthException, ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError,
-            ValueError, struct.error) as error:  # fmt: skip
+    except (BytesLengthException, ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError,
+            TypeError, ValueError, struct.error) as error:  # fmt: skip
         raise UnsuitableImage(
             "malformed-header",
             "a value in the header cannot be understood",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -56,10 +56,8 @@ class Archive:
 
     def __init__(self, stream: BinaryIO, *, max_bytes: int, max_member_bytes: int) -> None:
         _check_directory_size(stream)
-        try:
+        with _reading():
             self._zip = zipfile.ZipFile(stream)
-        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, UnicodeError) as error:
-            raise damaged(type(error).__name__) from error
         self.members = [info for info in self._zip.infolist() if _may_be_image(info)]
         self._check(max_bytes, max_member_bytes)
 
@@ -83,13 +81,6 @@ class Archive:
                 mend="Pack it in parts",
             )
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise damaged(f"{type(error).__name__} while unpacking") from error
-
     def unpack(self, info: zipfile.ZipInfo, write: Callable[[bytes], object]) -> None:
         """Give the content of one member to ``write``, piece by piece; its checksum is verified.
 
@@ -99,16 +90,33 @@ class Archive:
             ``damaged-archive``.
         """
         # zipfile stops at the declared size, which has been checked: a member cannot unpack to more than it said.
-        with self._reading(), self._zip.open(info) as member:
-            while block := member.read(_BLOCK_BYTES):
+        with _reading():
+            member = self._zip.open(info)
+        with member:
+            while True:
+                with _reading():
+                    block = member.read(_BLOCK_BYTES)
+                if not block:
+                    break
                 write(block)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever damaged bytes raise in the library's reader
+        # Of the disk's errors, this one is the archive's: an offset before the start of the file.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise damaged(type(error).__name__) from error
 
 
 def _may_be_image(info: zipfile.ZipInfo) -> bool:
     """Leave out folders, links, and what desktops add (``__MACOSX``, dot files)."""
     path = PurePosixPath(info.filename)
     return not (
-        info.is_dir()
+        info.filename.endswith("/")  # ZipInfo.is_dir fails for a name of no characters
         or stat.S_ISLNK(info.external_attr >> 16)
         or path.name.startswith(".")
         or path.parts[:1] == ("__MACOSX",)

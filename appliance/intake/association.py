@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 
@@ -43,6 +44,9 @@ _MAX_WAITING_MESSAGES: Final = 16
 
 _REST_S: Final = 0.1
 """How late the library may notice, while the fast lane is at work, that an association has to end."""
+
+_LOCAL_EVENTS: Final = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
+"""What the association's thread asks of the reader thread: to accept, reject, send, release, abort."""
 
 StoreTake = Callable[["OpenAssociation", int, StoreRequest, IncomingFile, float], tuple[int, str]]
 """Takes in a data set that came in the fast lane; see ``fast_lane.Take``."""
@@ -72,6 +76,8 @@ class OpenAssociation:
         self.series = SeriesShares()
         self._store = store
         self._incoming: IncomingFile | None = None
+        # The library drops a request that lacks something without a word, and at the end those that still wait.
+        self._handed_on: deque[IncomingFile] = deque(maxlen=_MAX_WAITING_MESSAGES + 2)
         self._command_bytes = 0
         self._other_bytes = 0
         self._take = take
@@ -83,6 +89,8 @@ class OpenAssociation:
         association.dimse.receive_primitive = self._receive  # type: ignore[method-assign]
         # And this on the association's thread, a thousand times a second.
         association.dimse.get_msg = self._message  # type: ignore[method-assign]
+        self._act = association.dul.state_machine.do_action
+        association.dul.state_machine.do_action = self._act_in_time  # type: ignore[method-assign]
 
     def add(self, acceptance: Acceptance) -> None:
         """Note an instance that was taken in."""
@@ -108,11 +116,8 @@ class OpenAssociation:
         """Remove what was left half-received; called once the library's threads have ended."""
         if self._incoming is not None:
             self._incoming.discard()
-        while not self.association.dimse.msg_queue.empty():
-            _, request = self.association.dimse.msg_queue.get_nowait()
-            unanswered = getattr(request, "_dataset_file", None)
-            if isinstance(unanswered, IncomingFile):
-                unanswered.discard()
+        for incoming in self._handed_on:
+            incoming.discard()  # of a request that was never answered, if it is still there
 
     def _replace_socket(self, timeout_s: float) -> None:
         wrapper = self.association.dul.socket
@@ -130,6 +135,25 @@ class OpenAssociation:
         if self._lane is not None and not block:
             self._lane.idle.wait(_REST_S)
         return self._next_message(block=block)
+
+    def _act_in_time(self, event: str) -> None:
+        """Let the library's state machine act, unless on what the association's thread wants too late.
+
+        It does not know yet that the peer has been aborted or has gone; there is no such arrow in PS3.8 table 9-10, and
+        the reader thread would end with an error in the middle of things.
+        """
+        provider = self.association.dul
+        if event in _LOCAL_EVENTS and (event, provider.state_machine.current_state) not in TRANSITION_TABLE:
+            if not provider.to_provider_queue.empty():  # it may have been announced twice
+                provider.to_provider_queue.get_nowait()
+            return
+        try:
+            self._act(event)
+        except Exception as error:  # noqa: BLE001 - whatever hostile bytes raise in the library, as for its reads
+            _log.debug("a peer's message cannot be acted on", exc_info=error)
+            if provider.socket is not None:
+                provider.socket.close()
+            provider.kill_dul()
 
     def _open_file(self, context_id: int, request: StoreRequest) -> IncomingFile | None:
         return self._new_incoming(context_id, request.sop_class_uid, request.sop_instance_uid)
@@ -159,7 +183,9 @@ class OpenAssociation:
         single.presentation_data_value_list = [[context_id, fragment]]  # type: ignore[list-item]
         self._receive_primitive(single)
         if fragment[0] & 2 and not fragment[0] & 1:
-            self._incoming = None  # it is whole and belongs to the request now
+            if self._incoming is not None:
+                self._handed_on.append(self._incoming)  # it is whole and belongs to the request now
+            self._incoming = None
             self._other_bytes = 0
         return True
 

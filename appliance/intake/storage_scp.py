@@ -185,6 +185,12 @@ class StorageScp:
         def run() -> None:
             try:
                 serve()
+            except Exception as error:  # noqa: BLE001 - top of a thread: whatever a hostile request raises in the library
+                _log.warning(
+                    "an association from %s cannot be served (%s)", association.requestor.address, type(error).__name__
+                )
+                entry.disconnect()
+                association.kill()  # returns when the library's reader thread, which would stay, has ended
             finally:
                 self._ended_guarded(entry)
 

@@ -22,8 +22,9 @@ def set_up_logs(role: str, level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("appliance").setLevel(level)
-    # Its errors repeat what our own handlers report, with the peer's data in them.
+    # Their errors repeat what our own handlers report, with the peer's data in them, or a traceback for each image that
+    # cannot be decoded.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     # Warnings are for developers: pydicom's and highdicom's quote values of the images.
     warnings.simplefilter("ignore")

@@ -551,6 +551,48 @@ def test_garbage_within_an_association(reception: Reception, pdus: list[bytes]) 
     assert associate(port).is_established
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        # An A-ABORT from a source that there is not; the library's reader thread would die of it.
+        struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 7, 9),
+        # A release, and garbage before it is answered: the answer comes too late, and the thread would die of that.
+        struct.pack(">BBII", 5, 0, 4, 0) + bytes([99, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_an_end_that_the_library_cannot_act_on(reception: Reception, end: bytes) -> None:
+    port = reception.start_node()
+    with RawPeer(port) as peer:
+        peer.associate()
+        peer.send(end)
+        peer.read_to_end()
+    quiet_again(reception)
+
+
+def test_a_request_that_cannot_be_negotiated(reception: Reception, caplog: pytest.LogCaptureFixture) -> None:
+    """A context without an abstract syntax: the association's thread would die and leave the connection open."""
+    port = reception.start_node()
+    request = associate_request().replace(
+        b"\x30\x00" + struct.pack(">H", len(CT)), b"\x40\x00" + struct.pack(">H", len(CT))
+    )
+    with RawPeer(port) as peer:
+        peer.send(request)
+        assert peer.read_to_end() == []
+    quiet_again(reception)
+    assert "cannot be served" in caplog.text
+
+
+def test_a_request_that_lacks_something_leaves_no_file(reception: Reception) -> None:
+    """Without an Affected SOP Instance UID: the library drops it, and the data set that came with it."""
+    port = reception.start_node()
+    command = store_command().replace(b"\x00\x00\x00\x10", b"\x00\x00\x00\x13")
+    with RawPeer(port) as peer:
+        peer.associate()
+        peer.send(p_data(command, command=True, last=True), p_data(data_set(), command=False, last=True))
+        peer.read_to_end()
+    quiet_again(reception)
+
+
 def test_stop_does_not_wait_for_peers(reception: Reception) -> None:
     port = reception.start_node()
     with RawPeer(port) as peer:

@@ -19,6 +19,7 @@ from tests.support.dicom_factory import (
     radiograph,
     write_datasets,
 )
+from tests.support.received_files import UNDEFINED, data_set, element, item, part10, sequence_end
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -47,3 +48,15 @@ def test_mutated_files(kind: str, seed: int, tmp_path: Path) -> None:
         except UnsuitableImage as error:
             assert error.reason
     assert loaded < 60
+
+
+def test_endless_nesting(tmp_path: Path) -> None:
+    """pydicom reads sequences within sequences by recursion."""
+    inner = b""
+    for _ in range(1000):
+        inner = element(0x0040A730, "SQ", b"", length=UNDEFINED) + item(inner) + sequence_end()
+    path = tmp_path / "deep.dcm"
+    path.write_bytes(part10(data_set(extra=[(0x0040A730, inner)])))
+    with pytest.raises(UnsuitableImage) as caught:
+        load_image([path], InputSpec(kind="volume"))
+    assert caught.value.reason == "unreadable"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,26 @@ def test_members_without_what_desktops_add() -> None:
 def test_recognised_by_content() -> None:
     assert is_archive(packed({"1": bytes(200)})[:132])
     assert not is_archive(b"PK\x03\x04" + bytes(124) + b"DICM")
+
+
+def test_a_member_without_a_name_is_a_member() -> None:
+    """``zipfile`` says so with an IndexError when it is asked whether that is a folder."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"x")
+    assert len(opened(stream.getvalue()).members) == 1
+
+
+def test_a_directory_that_begins_before_the_file(tmp_path: Path) -> None:
+    """The disk refuses to seek there: nothing that would be better the next time."""
+    content = bytearray(packed({"1": b"x"}))
+    end = content.rindex(b"PK\x05\x06")
+    content[end + 12 : end + 16] = struct.pack("<I", 2**20)
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    with path.open("rb") as stream, pytest.raises(RejectedInput) as caught:
+        Archive(stream, max_bytes=KIB, max_member_bytes=KIB)
+    assert caught.value.reason == "damaged-archive"
 
 
 def test_encrypted() -> None:

@@ -57,6 +57,7 @@ def test_libraries_do_not_speak_about_patients(capsys: pytest.CaptureFixture[str
     set_up_logs("receiver", "DEBUG")
     logging.getLogger("pynetdicom.acse").error("Association of DOE^JOHN")
     logging.getLogger("pynetdicom.service-c").info("Patient ID 4711")
+    logging.getLogger("pydicom.pixels.decoders.base").error("a traceback for each image that cannot be decoded")
     logging.getLogger("pydicom").warning("Invalid value for VR PN: DOE^JOHN")
     logging.getLogger("somebody.else").info("x")
     assert capsys.readouterr().err == ""
