@@ -111,6 +111,38 @@ def test_broken_off_and_sent_again(reception: Reception, tmp_path: Path) -> None
     assert (reception.count("stored"), reception.count("duplicate")) == (4, 2)
 
 
+def test_what_dcmtk_breaks_off(reception: Reception, tmp_path: Path) -> None:
+    """All images have come before the abort: their number says so, and without one the stable age has to."""
+    port = reception.start_node()
+    for number, said in ((1, None), (2, 0)):
+        paths = write_datasets(announcing(3, said=said, series=number), tmp_path / str(number))
+        storescu(port, *paths, options=("--abort",))
+    wait_for(lambda: reception.metrics.associations.labels("aborted")._value.get() == 2)
+    wait_for(
+        lambda: series(reception) == [("complete", "images in acquisition", 1, 3), ("receiving", "stable age", 1, 3)]
+    )
+
+
+def test_several_associations_at_once_and_series_mixed_within_each(reception: Reception, tmp_path: Path) -> None:
+    """Five senders, each with images of both series: neither is complete before the last of them is done."""
+    port = reception.start_node()
+    one, two = announcing(18, said=0, series=1), announcing(18, said=0, series=2)
+    held = associate(port)
+    send(held, one[16], two[16])
+    files = [write_datasets(datasets[:16], tmp_path / str(number)) for number, datasets in enumerate((one, two))]
+    mixed = [path for pair in zip(*files, strict=True) for path in pair]
+    commands = [
+        ["storescu", "-aec", "APPLIANCE", "127.0.0.1", str(port), *map(str, mixed[n : n + 8])] for n in (0, 8, 16, 24)
+    ]
+    senders = [subprocess.Popen(command) for command in commands]
+    assert [sender.wait(60) for sender in senders] == [0] * 4
+    wait_for(lambda: reception.metrics.associations.labels("released")._value.get() == 4)
+    assert series(reception) == [("receiving", "stable age", 1, 17)] * 2
+    send(held, one[17], two[17])
+    held.release()
+    wait_for(lambda: series(reception) == [("complete", "association released", 1, 18)] * 2)
+
+
 def test_interleaved_series_are_each_complete_by_themselves(reception: Reception) -> None:
     """Long before the association, which brings both, is released."""
     port = reception.start_node()
