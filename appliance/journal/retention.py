@@ -17,7 +17,15 @@ from appliance.journal.database import Database
 _COMPARED: Final = 1000
 """Images that ``appliance models compare`` looks at unless it is told another number."""
 
+_AT_ONCE: Final = 200
+"""Deliveries that are deleted in one transaction, which takes about 10 ms."""
+
 _OF_STUDY = "(SELECT series_id FROM series WHERE study_id = :study)"
+_DELIVERIES = f"""(
+    SELECT delivery.state, delivery.finished_at FROM job JOIN result USING (job_id) JOIN delivery USING (result_id)
+    WHERE series_id IN {_OF_STUDY}
+    UNION ALL SELECT state, finished_at FROM instance JOIN delivery USING (instance_id) WHERE series_id IN {_OF_STUDY}
+)"""
 _HOLDS: Final = {
     "receiving": "SELECT 1 FROM series WHERE study_id = :study AND state = 'receiving'",
     "job": f"SELECT 1 FROM job WHERE series_id IN {_OF_STUDY} AND state IN ('queued', 'running')",
@@ -25,13 +33,11 @@ _HOLDS: Final = {
         f"SELECT 1 FROM job WHERE series_id IN {_OF_STUDY} AND state = 'failed' AND shadow = 0"
         " AND finished_at >= :failed_before"
     ),
-    "delivery": (
-        "SELECT 1 FROM job JOIN result USING (job_id) JOIN delivery USING (result_id)"
-        f" WHERE series_id IN {_OF_STUDY} AND delivery.state IN ('queued', 'sending')"
-    ),
-    "failed delivery": (
-        "SELECT 1 FROM job JOIN result USING (job_id) JOIN delivery USING (result_id)"
-        f" WHERE series_id IN {_OF_STUDY} AND delivery.state = 'failed' AND delivery.finished_at >= :failed_before"
+    "delivery": f"SELECT 1 FROM {_DELIVERIES} WHERE state IN ('queued', 'sending')",
+    "failed delivery": f"SELECT 1 FROM {_DELIVERIES} WHERE state = 'failed' AND finished_at >= :failed_before",
+    "missing image": (
+        "SELECT 1 FROM series JOIN expected_instance USING (series_instance_uid)"
+        " JOIN procedure_step USING (procedure_step_id) WHERE study_id = :study AND ended_at >= :failed_before"
     ),
     "shadow": (
         "SELECT 1 FROM job JOIN activation ON activation.model = job.model AND shadow_version = job.model_version"
@@ -54,7 +60,8 @@ class Limits:
     before
         The newest image and the newest outcome of a study are older.
     failed_before
-        Failed jobs and deliveries that ended later can still be requeued.
+        Failed jobs and deliveries that ended later can still be requeued, and images that a procedure step lists which
+        ended later can still come.
     """
 
     before: float
@@ -114,15 +121,11 @@ class Retention:
 
         A study whose series do not all go, because the process ends, say, is as whole as one with fewer series.
         """
+        while self._forget_forwarded(study_id, limits):
+            pass
         with self._database.transaction() as connection:
-            row = connection.execute(
-                "SELECT series_id, study_instance_uid, first_received_at, last_received_at,"
-                " (SELECT max(last_received_at) FROM series WHERE study_id = :study) AS newest,"
-                " (SELECT count(*) FROM series WHERE study_id = :study) AS series "
-                "FROM series JOIN study USING (study_id) WHERE study_id = :study ORDER BY series_id LIMIT 1",
-                {"study": study_id},
-            ).fetchone()
-            if row is None or row["newest"] >= limits.before or _hold(connection, study_id, limits) is not None:
+            row = _first_series(connection, study_id, limits)
+            if row is None:
                 return None
             series_id = row["series_id"]
             paths = _paths(connection, series_id)
@@ -151,6 +154,24 @@ class Retention:
                 bytes_=int(sizes["bytes"] + results["bytes"]),
                 received=(row["first_received_at"], row["last_received_at"]),
                 now=now,
+            )
+
+    def _forget_forwarded(self, study_id: int, limits: Limits) -> bool:
+        """Delete a part of the deliveries of images that are done; whether there may be more of them.
+
+        They are as many as the images, and with their events they would keep the lock for longest.
+        """
+        with self._database.transaction(durable=False) as connection:
+            row = _first_series(connection, study_id, limits)
+            if row is None:
+                return False
+            return (
+                connection.execute(
+                    "DELETE FROM delivery WHERE delivery_id IN (SELECT delivery_id FROM instance JOIN delivery"
+                    " USING (instance_id) WHERE series_id = ? LIMIT ?)",
+                    (row["series_id"], _AT_ONCE),
+                ).rowcount
+                == _AT_ONCE
             )
 
     def delete_rejection(self, before: float, *, reason: str, now: float) -> Deletion | None:
@@ -214,6 +235,20 @@ class Retention:
         return (pragma("freelist_count") if pragma("auto_vacuum") else 0), pragma("page_count")
 
 
+def _first_series(connection: sqlite3.Connection, study_id: int, limits: Limits) -> sqlite3.Row | None:
+    """The series of a study that goes first, with what is to be said of it; ``None`` when the study has to stay."""
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT series_id, study_instance_uid, first_received_at, last_received_at,"
+        " (SELECT max(last_received_at) FROM series WHERE study_id = :study) AS newest,"
+        " (SELECT count(*) FROM series WHERE study_id = :study) AS series "
+        "FROM series JOIN study USING (study_id) WHERE study_id = :study ORDER BY series_id LIMIT 1",
+        {"study": study_id},
+    ).fetchone()
+    if row is None or row["newest"] >= limits.before or _hold(connection, study_id, limits) is not None:
+        return None
+    return row
+
+
 def _hold(connection: sqlite3.Connection, study_id: int, limits: Limits) -> str | None:
     values = {"study": study_id, "failed_before": limits.failed_before, "before": limits.before}
     for name, question in _HOLDS.items():
@@ -244,6 +279,7 @@ def _delete_rows(connection: sqlite3.Connection, series_id: int) -> None:
         "DELETE FROM job WHERE series_id = ?",
         "DELETE FROM assessment WHERE series_id = ?",
         "DELETE FROM conflict WHERE instance_id IN (SELECT instance_id FROM instance WHERE series_id = ?)",
+        "DELETE FROM delivery WHERE instance_id IN (SELECT instance_id FROM instance WHERE series_id = ?)",
         "DELETE FROM instance WHERE series_id = ?",
         "DELETE FROM series WHERE series_id = ?",
     ):

@@ -7,6 +7,7 @@ import sqlite3
 
 import pytest
 
+from appliance.domain.states import ProcedureStepState
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered, Assessment, ModelVersion
 from appliance.journal.retention import Limits
@@ -143,6 +144,31 @@ def test_what_is_being_delivered_is_held(journal: Journal) -> None:
     assert journal.retention.hold(1, Limits(1e9, failed_before=299)) == "failed delivery"
     assert journal.retention.hold(1, Limits(1e9, failed_before=301)) is None
     assert journal.retention.hold(1, Limits(205, failed_before=301)) == "recent result"
+
+
+def test_what_is_being_forwarded_is_held(journal: Journal, sql: sqlite3.Connection) -> None:
+    register(journal, received("1", at=100), forward_to=["pacs"])
+    complete(journal, 1000, [])
+    assert journal.retention.hold(1, ALL) == "delivery"
+    [delivery] = journal.deliveries.claim("pacs", 220, 1)
+    journal.deliveries.fail(delivery.delivery_id, 300, None, "refused")
+    assert journal.retention.hold(1, Limits(1e9, failed_before=299)) == "failed delivery"
+    assert delete_all(journal, Limits(1e9, failed_before=301)) == [1]
+    assert not any(counts(sql).values())
+
+
+def test_a_series_of_which_images_are_still_to_come_is_held(journal: Journal) -> None:
+    register(journal, received("1", at=100))
+    journal.procedure_steps.create("7.7", b"", 50, send_on=False)
+    step = journal.procedure_steps.find("7.7")
+    assert step is not None
+    journal.procedure_steps.change(
+        step, ProcedureStepState.COMPLETED, b"", 200, modification=b"", listed=[("1.2.3", "1"), ("1.2.3", "2")],
+        stable_age_s=30, send_on=False,
+    )  # fmt: skip
+    complete(journal, 5000, [])
+    assert journal.retention.hold(1, Limits(1e9, failed_before=199)) == "missing image"
+    assert delete_all(journal, Limits(1e9, failed_before=201)) == [1]
 
 
 def test_what_failed_can_be_requeued_for_a_set_time(journal: Journal) -> None:

@@ -1,4 +1,4 @@
--- The journal, version 7: what was deleted, why, and which files still have to follow.
+-- The journal, version 8: what was deleted, why, and which files still have to follow.
 
 -- The audit: one row for each series, or file that was kept apart, that was deleted. It identifies nobody: who has a
 -- Study Instance UID can ask for its hash.
