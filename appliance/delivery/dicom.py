@@ -184,4 +184,5 @@ def _words(error: OSError) -> str:
     """What the network says, as people read it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return (error.strerror or str(error) or type(error).__name__).lower()
+    words = error.strerror or str(error) or type(error).__name__
+    return words[:1].lower() + words[1:]

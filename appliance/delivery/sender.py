@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from appliance.config import settings
 from appliance.delivery.base import Destination
+from appliance.delivery.clock import Clock
 from appliance.delivery.destinations import make_destination
 from appliance.delivery.outgoing import Outgoing
 from appliance.delivery.recorder import Recorder
@@ -58,6 +58,8 @@ class Sender:
         The folder of the wake-up sockets; this sender listens as ``sender-<name>``.
     on_fatal
         Called when the sender cannot go on and the role has to end.
+    clock
+        The machine's, unless a test has its own.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Sender:
         metrics: Metrics,
         run_dir: Path,
         on_fatal: Callable[[], None],
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self._name = destination.name
         self._retry = destination.retry
         self._destination: Destination = make_destination(destination, ae_title)
@@ -84,8 +88,8 @@ class Sender:
         self._ear: HintSocket | None = None
         self._thread = GuardedThread(f"sender-{self._name}", self._run, on_fatal)
         self._failures = 0
-        self._rest_until = 0.0  # by time.monotonic
-        self._last_used: float | None = None  # by time.monotonic, of what the destination keeps open
+        self._rest_until = 0.0  # monotonic
+        self._last_used: float | None = None  # monotonic, of what the destination keeps open
 
     def start(self) -> None:
         """Queue again what an earlier life left in flight, and begin. Only once."""
@@ -121,17 +125,20 @@ class Sender:
     def _round(self) -> None:
         """Wait for something to do, or do it."""
         self._close_if_idle()
-        rest_s = self._rest_until - time.monotonic()
+        rest_s = self._rest_until - self._clock.monotonic()
         if rest_s > 0:
-            self._stopping.wait(min(rest_s, _POLL_S))
+            self._clock.rest(self._stopping, min(rest_s, _POLL_S))
             return
         due_at = self._deliveries.next_available_at(self._name)
-        now = time.time()
+        now = self._clock.now()
         if due_at is not None and due_at <= now:
             # While it is not known to be well, one object is the probe.
             self._deliver(self._deliveries.claim(self._name, now, 1 if self._failures else _BATCH))
+        elif due_at is not None and due_at > now + self._retry.longest_s + _POLL_S:
+            # No wait is that long: the clock was set back since. What waits must not wait for it to catch up.
+            self._deliveries.bring_forward(self._name, now)
         elif self._ear is not None:
-            self._ear.wait(_POLL_S if due_at is None else min(_POLL_S, due_at - now))
+            self._clock.listen(self._ear, _POLL_S if due_at is None else min(_POLL_S, due_at - now))
 
     def _deliver(self, batch: list[ClaimedDelivery]) -> None:
         """Send a batch in its order; after the first that does not get through, the rest goes back untried."""
@@ -155,11 +162,11 @@ class Sender:
                 return
             else:
                 self._failures = 0
-                self._recorder.record(Answered(delivery, time.time(), status))
-            self._last_used = time.monotonic()
+                self._recorder.record(Answered(delivery, self._clock.now(), status))
+            self._last_used = self._clock.monotonic()
 
     def _failed(self, delivery: ClaimedDelivery, error: DeliveryRefused | DeliveryRetry, prefix: str = "") -> None:
-        self._deliveries.fail(delivery.delivery_id, time.time(), error.status, f"{prefix}{error}")
+        self._deliveries.fail(delivery.delivery_id, self._clock.now(), error.status, f"{prefix}{error}")
         self._metrics.deliveries.labels(self._name, "failed").inc()
         _log.error("delivery of %s failed: %s%s", delivery, prefix, error)
 
@@ -167,8 +174,8 @@ class Sender:
         """One that was tried in vain: later again, or never. The destination rests meanwhile."""
         self._failures += 1
         rest_s = wait_s(self._retry, self._failures, random.random())
-        self._rest_until = time.monotonic() + rest_s
-        now = time.time()
+        self._rest_until = self._clock.monotonic() + rest_s
+        now = self._clock.now()
         if is_given_up(self._retry, delivery.created_at, now):
             self._failed(delivery, error, self._given_up())
             return
@@ -183,7 +190,7 @@ class Sender:
 
     def _give_back(self, untried: list[ClaimedDelivery], error: DeliveryRetry | None) -> None:
         """Return what was claimed and not tried, to its place, with no attempt counted."""
-        now = time.time()
+        now = self._clock.now()
         for delivery in untried:
             if error is not None and is_given_up(self._retry, delivery.created_at, now):
                 self._failed(delivery, error, self._given_up())
@@ -195,7 +202,7 @@ class Sender:
         return f"given up after {self._retry.give_up_after_s / 3600:g} h; "
 
     def _close_if_idle(self) -> None:
-        if self._last_used is not None and time.monotonic() - self._last_used > _IDLE_S:
+        if self._last_used is not None and self._clock.monotonic() - self._last_used > _IDLE_S:
             self._destination.close()
             self._last_used = None
 

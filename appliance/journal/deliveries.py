@@ -57,6 +57,15 @@ class Deliveries:
         ]
         return min((available for available in found if available is not None), default=None)
 
+    def bring_forward(self, destination: str, now: float) -> None:
+        """Let all that waits for this destination be due now, and give it no more time than from now on."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE delivery SET available_at = ?1, created_at = min(created_at, ?1) "
+                "WHERE state = 'queued' AND destination = ?2 AND available_at > ?1",
+                (now, destination),
+            )
+
     def delivered(self, answered: Iterable[Answered]) -> None:
         """Destinations have these objects.
 

@@ -46,7 +46,7 @@ class BadPacs:
     """
 
     def __init__(self, faults: Iterable[Fault | None]) -> None:
-        self._faults = list(faults)
+        self._faults = iter(faults)
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._open: list[socket.socket] = []
@@ -80,7 +80,7 @@ class BadPacs:
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
-            fault = self._faults.pop(0) if self._faults else None
+            fault = next(self._faults, None)
             self._open.append(connection)
         try:
             self._associate(connection, fault)

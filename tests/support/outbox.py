@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.settings import Destination, DicomDestination, FolderDestination, Retry
+from appliance.delivery.clock import Clock
 from appliance.delivery.outgoing import Outgoing
 from appliance.delivery.recorder import Recorder
 from appliance.delivery.sender import Sender
@@ -123,8 +124,8 @@ class Outbox:
         )
         send_hint(self.run_dir, "sender")
 
-    def sender(self, destination: Destination) -> Sender:
-        """Start a sender; ``close`` stops it."""
+    def sender(self, destination: Destination, *, clock: Clock | None = None) -> Sender:
+        """Start a sender, with the machine's clock if no other is given; ``close`` stops it."""
         sender = Sender(
             destination,
             ae_title="APPLIANCE",
@@ -134,6 +135,7 @@ class Outbox:
             metrics=self.metrics,
             run_dir=self.run_dir,
             on_fatal=self.failed.set,
+            clock=clock,
         )
         sender.start()
         self._senders.append(sender)

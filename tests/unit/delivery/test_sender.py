@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -107,6 +108,15 @@ def test_an_object_that_fails_on_its_own_account_lets_the_others_pass(outbox: Ou
     uids = outbox.put("1", [SETTINGS])
     outbox.sender(SETTINGS)
     wait_for(lambda: outbox.states()[1:] == ["delivered", "delivered"], what="the others")
+
+
+def test_a_clock_that_was_set_back_holds_nothing_up(outbox: Outbox, destination: Obedient) -> None:
+    uids = outbox.put("1", [SETTINGS], created_at=time.time() + 365 * 86400)
+    uids += outbox.put("2", [SETTINGS])
+    outbox.sender(SETTINGS)
+    wait_for(outbox.are_delivered, what="the delivery")
+    assert destination.tried == uids[3:] + uids[:3]
+    assert all(row["created_at"] <= time.time() for row in outbox.rows())
 
 
 def test_a_refused_object_fails_at_once_with_its_status(outbox: Outbox, destination: Obedient) -> None:
