@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from appliance.errors import UnsuitableImage
+from appliance.imaging.code_streams import check_frame
 
 MAX_PIXELS = 512 * 1024 * 1024
 """Most samples that one image may have: beyond it a header is taken to be damaged or hostile."""
@@ -120,6 +122,8 @@ def _decoded(raw: memoryview, shape: tuple[int, int, int]) -> NDArray[Any]:
         dataset = dcmread(BytesIO(raw))
         if "PixelData" not in dataset:
             raise no_pixel_data()
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            _check_frames(dataset, shape)
         values = pixel_array(dataset, raw=True)
     except (InvalidDicomError, ValueError, RuntimeError, NotImplementedError, AttributeError, TypeError, OSError,
             EOFError, LookupError, ArithmeticError, struct.error, zlib.error) as error:  # fmt: skip
@@ -133,6 +137,14 @@ def _decoded(raw: memoryview, shape: tuple[int, int, int]) -> NDArray[Any]:
     if values.size != shape[0] * shape[1] * shape[2]:
         raise UnsuitableImage("undecodable", "the decoded image has another size than its header says")
     return np.asarray(values.reshape(shape))
+
+
+def _check_frames(dataset: Dataset, shape: tuple[int, int, int]) -> None:
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    for frame in generate_frames(dataset.PixelData, number_of_frames=shape[0], extended_offsets=offsets):
+        check_frame(frame, (shape[1], shape[2], 1))
 
 
 def no_pixel_data() -> UnsuitableImage:

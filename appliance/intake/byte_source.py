@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import zlib
 from abc import ABC, abstractmethod
+from typing import Final
 
 from appliance.errors import RejectedInput
 
 _WINDOW_BYTES = 16 * 1024
 """What comes before the pixels of most images is less."""
+MAX_INFLATED_BYTES: Final = 1024 * 1024 * 1024
+"""A data set is inflated in memory before its pixels can be decoded, and grows up to a thousandfold by that."""
 
 
 def truncated(found: str) -> RejectedInput:
@@ -127,8 +130,8 @@ class InflatedBytes(ByteSource):
     Raises
     ------
     RejectedInput
-        While being read: ``malformed`` when the stream is damaged, ``too-big`` when more than ``max_bytes`` come out
-        of it, ``truncated`` when it stops in the middle.
+        While being read: ``malformed`` when the stream is damaged, ``too-big`` when more than ``max_bytes``, or
+        ``MAX_INFLATED_BYTES``, come out of it, ``truncated`` when it stops in the middle.
     """
 
     def __init__(self, descriptor: int, start: int, size: int, max_bytes: int) -> None:
@@ -136,8 +139,7 @@ class InflatedBytes(ByteSource):
         self._compressed = FileBytes(descriptor, start, size)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._pending = b""
-        self._left_bytes = max_bytes
-        self._max_bytes = max_bytes
+        self._left_bytes = self._max_bytes = min(max_bytes, MAX_INFLATED_BYTES)
 
     def _more(self, wanted: int) -> bytes:
         while not self._inflater.eof:
@@ -159,8 +161,8 @@ class InflatedBytes(ByteSource):
                         "too-big",
                         "the inflated data set is larger than what is taken",
                         found=f"more than {self._max_bytes >> 20} MiB",
-                        expected="less (dicom.max_instance_bytes)",
-                        mend="Raise the limit if the image is genuine",
+                        expected=f"at most {MAX_INFLATED_BYTES >> 20} MiB, and dicom.max_instance_bytes",
+                        mend="Let the sender convert it to explicit VR little endian if the image is genuine",
                     )
                 return piece
         return b""

@@ -153,6 +153,10 @@ def pixels_seeds() -> Iterator[tuple[str, bytes]]:
     yield "10-jpeg-extended", _by_dcmtk("+ee", 16)
     yield "11-big-endian", _written(_ct(16), ExplicitVRBigEndian)
     deep = _planted_data_set(extra=[(0x0040A730, _nested(1000))])
+    huge = bytearray(_compressed(JPEG2000Lossless, 64))
+    at = huge.index(b"\xff\x4f\xff\x51") + 8
+    huge[at : at + 8] = struct.pack(">II", 60_000, 60_000)
+    yield "found-huge-frame", bytes(huge)
     yield "found-recursion", part10(deep, instance=f"{PLANTED_ROOT}.1")
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import RejectedInput
+from appliance.intake import byte_source
 from appliance.intake.file_meta import encode_head
 from appliance.intake.part10 import ScannedInstance, scan_file
 from tests.support.dicom_factory import ct_series, ct_voxels, enhanced_mr, mr_voxels, write_datasets
@@ -202,6 +203,14 @@ def test_deflate_bomb(scan) -> None:
     assert refused(scan, bomb, max_bytes=MIB).reason == "too-big"
     assert tracemalloc.get_traced_memory()[1] < 2 * MIB
     tracemalloc.stop()
+
+
+def test_what_is_inflated_has_a_limit_of_its_own(scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may be larger than what a worker could inflate in its memory."""
+    monkeypatch.setattr(byte_source, "MAX_INFLATED_BYTES", MIB)
+    content = data_set(pixels=bytes(2 * MIB))
+    assert refused(scan, part10(deflate(content), DEFLATED), max_bytes=64 * MIB).reason == "too-big"
+    assert scan(part10(content), 64 * MIB).has_pixel_data
 
 
 def test_endless_nesting(scan) -> None:
