@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,38 +15,23 @@ from pydicom.dataset import Dataset
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from appliance.config.settings import DicomNode, Peer
-from appliance.errors import ConfigurationError, RejectedInput, SpoolFull
+from appliance.config.settings import DicomNode
+from appliance.errors import ConfigurationError
+from appliance.intake.admission import Refusal, refusal_of, too_many
 from appliance.intake.assembler import Assembler
-from appliance.intake.association import SOURCE, OpenAssociation
+from appliance.intake.association import OpenAssociation
 from appliance.intake.association_server import AssociationServer
 from appliance.intake.contexts import SupportedContexts
 from appliance.intake.dimse_service import DimseService
 from appliance.intake.incoming_file import IncomingFile
-from appliance.intake.store import Claim, InstanceStore
+from appliance.intake.store import Acceptance, Claim, InstanceStore
+from appliance.intake.store_answers import SUCCESS, StoreAnswers
 from appliance.intake.store_messages import StoreRequest
 from appliance.observability.guarded_thread import GuardedThread
 from appliance.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-
-# PS3.4 section B.2.3 and PS3.7 annex C.
-SUCCESS = 0x0000
-OUT_OF_RESOURCES = 0xA700
-DOES_NOT_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-PROCESSING_FAILURE = 0x0110
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-_STATUS_OF_REASON = {"mismatch": DOES_NOT_MATCH, "sop-class": SOP_CLASS_NOT_SUPPORTED}
-"""Where it is not ``CANNOT_UNDERSTAND``."""
-_MAX_COMMENT = 64
-
-# PS3.8 section 9.3.4: result, source, reason.
-_CALLING_AE_NOT_RECOGNISED = (1, 1, 3)
-_CALLED_AE_NOT_RECOGNISED = (1, 1, 7)
-_LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
 _SPARE_CONNECTIONS = 64
 """Connections beyond ``max_associations`` that may wait for their rejection; further ones are closed unread."""
@@ -91,6 +75,7 @@ class StorageScp:
         self._services = services
         self._service_uids = frozenset(uid for service in services for uid in service.sop_class_uids)
         self._contexts = SupportedContexts(sop_class_uids, self._service_uids)
+        self._answers = StoreAnswers(store, metrics, self._service_uids, self._add)
         self._on_fatal = on_fatal
         self._lock = threading.Lock()
         self._open: dict[Association, OpenAssociation] = {}
@@ -209,10 +194,12 @@ class StorageScp:
         association: Association = event.assoc
         request = association.requestor.primitive
         assert request is not None  # the event is triggered by its arrival
-        refusal = self._refusal(association, str(request.calling_ae_title), str(request.called_ae_title))
+        address = association.requestor.address
+        refusal = refusal_of(self._node, str(request.calling_ae_title), str(request.called_ae_title), address)
+        refusal = refusal or self._count_in(association)
         if refusal is not None:
             code, why = refusal
-            _log.warning("refused an association from %s: %s", association.requestor.address, why)
+            _log.warning("refused an association from %s: %s", address, why)
             self._metrics.associations.labels("rejected").inc()
             association.acse.send_reject(*code)
             association.kill()  # returns when the answer is out; without it the library's reader thread would stay
@@ -221,20 +208,10 @@ class StorageScp:
             str(context.abstract_syntax) for context in request.presentation_context_definition_list
         )
 
-    def _refusal(
-        self, association: Association, calling_ae_title: str, called_ae_title: str
-    ) -> tuple[tuple[int, int, int], str] | None:
-        if called_ae_title.strip() != self._node.ae_title.strip():
-            return _CALLED_AE_NOT_RECOGNISED, f"it calls {called_ae_title!r}, this node is {self._node.ae_title!r}"
-        if self._node.peers:
-            peers = [peer for peer in self._node.peers if peer.ae_title.strip() == calling_ae_title.strip()]
-            if not peers:
-                return _CALLING_AE_NOT_RECOGNISED, f"AE title {calling_ae_title!r} is not among dicom.peers"
-            if not any(_comes_from(peer, association.requestor.address) for peer in peers):
-                return _CALLING_AE_NOT_RECOGNISED, f"{calling_ae_title!r} may not come from this address (dicom.peers)"
+    def _count_in(self, association: Association) -> Refusal | None:
         with self._lock:
             if sum(entry.established for entry in self._open.values()) >= self._node.max_associations:
-                return _LOCAL_LIMIT_EXCEEDED, f"{self._node.max_associations} associations are open already"
+                return too_many(self._node)
             self._open[association].established = True
         return None
 
@@ -253,7 +230,7 @@ class StorageScp:
         context = entry.context(context_id)
         assert context is not None  # without one there is no file
         claim = Claim(request.sop_class_uid, request.sop_instance_uid)
-        return self._answer(entry, incoming, claim, str(context.abstract_syntax), received_at)
+        return self._answers.answer(entry, incoming, claim, str(context.abstract_syntax), received_at)
 
     def _stored(self, event: Any) -> Dataset:
         """EVT_C_STORE, on the association's thread: a data set that the fast lane left to the library."""
@@ -263,68 +240,15 @@ class StorageScp:
         with self._lock:
             entry = self._open[event.assoc]
         claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-        status, comment = self._answer(entry, incoming, claim, str(event.context.abstract_syntax), received_at)
+        status, comment = self._answers.answer(entry, incoming, claim, str(event.context.abstract_syntax), received_at)
         answer = Dataset()
         answer.Status = status
         if comment:
             answer.ErrorComment = comment
         return answer
 
-    def _answer(
-        self, entry: OpenAssociation, incoming: object, claim: Claim, abstract_syntax: str, received_at: float
-    ) -> tuple[int, str]:
-        """Take an instance in; return the status and, for failures, an Error Comment (PS3.7 section C.5)."""
-        status, comment = self._outcome(entry, incoming, claim, abstract_syntax, received_at)
-        return status, comment[:_MAX_COMMENT]
-
-    def _outcome(
-        self, entry: OpenAssociation, incoming: object, claim: Claim, abstract_syntax: str, received_at: float
-    ) -> tuple[int, str]:
-        try:
-            self._take(entry, incoming, claim, abstract_syntax, received_at)
-            return SUCCESS, ""
-        except RejectedInput as refusal:
-            entry.outcomes[refusal.reason] += 1
-            return _STATUS_OF_REASON.get(refusal.reason, CANNOT_UNDERSTAND), refusal.what
-        except (SpoolFull, OSError) as error:
-            reason = "no-room" if isinstance(error, SpoolFull) else "disk-error"
-            entry.outcomes[reason] += 1
-            self._metrics.instances.labels(SOURCE, reason).inc()
-            _log.error("cannot store an instance: %s", error if isinstance(error, SpoolFull) else error.strerror)
-            return OUT_OF_RESOURCES, "no room, or the disk failed"
-        except Exception:  # noqa: BLE001 - the library would answer 0xC211 and tell nobody; the peer may try again
-            entry.outcomes["error"] += 1
-            self._metrics.instances.labels(SOURCE, "error").inc()
-            _log.exception("cannot store an instance")
-            return PROCESSING_FAILURE, "internal error, see the log"
-        finally:
-            if isinstance(incoming, IncomingFile):
-                incoming.discard()
-
-    def _take(
-        self, entry: OpenAssociation, incoming: object, claim: Claim, abstract_syntax: str, received_at: float
-    ) -> None:
-        if not isinstance(incoming, IncomingFile):
-            refusal = RejectedInput("no-data-set", "the request has no data set", mend="The sender has to be mended")
-            self._store.count_refusal(SOURCE, refusal)
-            raise refusal
-        # What was negotiated holds for as long as the association does, whatever is offered to others by now.
-        if claim.sop_class_uid != abstract_syntax or abstract_syntax in {Verification, *self._service_uids}:
-            refusal = RejectedInput("sop-class", "the SOP class was not negotiated", mend="Propose it in a context")
-            self._store.count_refusal(SOURCE, refusal)
-            raise refusal
-        if incoming.failure is not None:
-            if isinstance(incoming.failure, RejectedInput):
-                self._store.count_refusal(SOURCE, incoming.failure)
-            raise incoming.failure
-        assert incoming.incoming is not None  # without a failure there is a file
-        acceptance = self._store.accept(
-            incoming.incoming,
-            received_at=received_at,
-            claim=claim,
-            data_set_sha256=incoming.data_set_sha256,
-        )
-        with self._lock:
+    def _add(self, entry: OpenAssociation, acceptance: Acceptance) -> None:
+        with self._lock:  # the end of another association looks at what this one has brought
             entry.add(acceptance)
 
     def _ended_guarded(self, entry: OpenAssociation) -> None:
@@ -360,15 +284,3 @@ class StorageScp:
     def _show_open(self) -> None:
         with self._lock:
             self._metrics.open_associations.set(sum(entry.established for entry in self._open.values()))
-
-
-def _comes_from(peer: Peer, address: str | None) -> bool:
-    """Say whether a peer may have this address; the host of a peer may be a name."""
-    if peer.host is None or peer.host == address:
-        return True
-    try:
-        found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        _log.warning("dicom.peers: the host of %s cannot be resolved", peer.ae_title)
-        return False
-    return any(entry[4][0] == address for entry in found)
