@@ -14,6 +14,7 @@ from tests.benchmarks.engines import measure_engines
 from tests.benchmarks.ingest import measure_ingest
 from tests.benchmarks.latency import measure_latency
 from tests.benchmarks.scale import measure_scale
+from tests.benchmarks.signs import measure_signs
 
 
 def main() -> int:
@@ -41,6 +42,8 @@ def main() -> int:
     scale.add_argument("--count", type=int, default=200, metavar="N", help="CT slices in each (default 200)")
     scale.add_argument("--instances", type=int, default=1_000_000, metavar="N", help="that it holds (default 1000000)")
     scale.add_argument("--waiting", type=int, default=10_000, metavar="N", help="studies that wait (default 10000)")
+    signs = benchmarks.add_parser("signs", help="last image → series complete, by the sign that says so")
+    signs.add_argument("--rounds", type=int, default=10, metavar="N", help="series in each way (default 10)")
     engines = benchmarks.add_parser(
         "engines", help="each model on each backend and in each precision, next to the bare runtime; and its engines"
     )
@@ -55,6 +58,8 @@ def main() -> int:
             measured = measure_deliver(parsed.rounds, parsed.count)
         case "scale":
             measured = measure_scale(parsed.rounds, parsed.count, parsed.instances, parsed.waiting)
+        case "signs":
+            measured = measure_signs(parsed.rounds)
         case "engines":
             measured = measure_engines(parsed.seconds, parsed.names)
         case _:
