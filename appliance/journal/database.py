@@ -20,6 +20,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from appliance.errors import IllegalTransition, JournalError
+from appliance.journal.checkpointer import Checkpointer
 from appliance.spool.durable import ensure_folder
 from appliance.spool.group_sync import GroupSync
 
@@ -38,6 +39,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log = GroupSync(path.with_name(f"{path.name}-wal"))
+        self._checkpointer = Checkpointer(path)
         self._local = threading.local()
         self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
@@ -65,6 +67,7 @@ class Database:
             _enter_wal_mode(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # see Checkpointer
             self._local.connection = connection
             with self._lock:
                 self._close_abandoned()
@@ -102,8 +105,10 @@ class Database:
             if isinstance(error, sqlite3.Error):
                 raise _in_our_words(error) from error
             raise
-        if durable and connection.total_changes != before:
-            self._log.wait()
+        if connection.total_changes != before:
+            self._checkpointer.note_commit()
+            if durable:
+                self._log.wait()
 
     def pragma(self, name: str) -> int:
         """The value of a pragma that is a number (https://sqlite.org/pragma.html)."""
@@ -122,6 +127,7 @@ class Database:
         Those of other threads that are still alive are left to them: closing one in the middle of a statement crashes
         the process inside SQLite.
         """
+        self._checkpointer.close()
         with self._lock:
             for thread, connection in self._all:
                 if thread is threading.current_thread() or not thread.is_alive():
