@@ -103,6 +103,7 @@ def _judge(model: Model, unit: Unit, folder: Path, settings: Settings, forms: Co
         predecessor=None,
         path_of=str,
         forms=forms,
+        language=settings.report.language,
     )
     stages["write"] = time.monotonic() - writing
     summary: dict[str, object] = json.loads(encoded.summary)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from appliance.domain.forms import USUAL_FORMS, Form
+from appliance.domain.languages import Language
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -252,6 +253,12 @@ class FolderDestination(Receiving):
 Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
 
 
+class Report(Section):
+    """Draft reports (the form ``pdf``)."""
+
+    language: Annotated[Language, Field(description="Language of draft reports")] = "en"
+
+
 class Console(Section):
     """Metrics, health and status over HTTP."""
 
@@ -286,6 +293,7 @@ class Settings(Section):
     destinations: Annotated[
         list[Destination], Field(description="Where results and forwarded images go, each on its own")
     ] = []
+    report: Annotated[Report, Field(description="Draft reports")] = Report()
     console: Annotated[Console, Field(description="HTTP", validate_default=True)] = Console()
     logging: Annotated[Logging, Field(description="Logs")] = Logging()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydicom import Dataset
 
 from appliance.domain.forms import USUAL_FORMS, Form
+from appliance.domain.languages import Language
 from appliance.domain.result import InferenceResult
 from appliance.domain.states import Scope
 from appliance.journal.records import ResultRow
@@ -44,6 +45,7 @@ def encode(
     predecessor: tuple[str, str] | None,
     path_of: Callable[[Path], str],
     forms: Collection[Form] = USUAL_FORMS,
+    language: Language = "en",
 ) -> Encoded:
     """Write, read back and check all result objects.
 
@@ -57,6 +59,8 @@ def encode(
         SOP and Series Instance UID of the SR that this one replaces, if any.
     forms
         Which objects are written.
+    language
+        Of the draft report.
     path_of
         Turns a path into the one that the journal keeps.
 
@@ -74,6 +78,7 @@ def encode(
         device_serial=device_serial,
         scope=scope,
         shadow=shadow,
+        language=language,
         predecessors=() if predecessor is None else (PriorReport(*predecessor),),
     )
     objects = write_results(result, SourceImages(datasets), context, folder, forms)

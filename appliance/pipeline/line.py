@@ -294,6 +294,7 @@ class InferenceLine:
             device_serial=self._settings.device_serial,
             predecessor=self._jobs.predecessor(job),
             forms=self._forms,
+            language=self._settings.report.language,
             path_of=self._spool.relative,
         )
         # The files are durable, their names are not yet; the journal must not name what a power loss could take away.

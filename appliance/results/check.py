@@ -117,6 +117,20 @@ def check_capture(dataset: Dataset, capture: Dataset) -> None:
         raise ResultError("the capture does not read back as it was drawn")
 
 
+def check_document(dataset: Dataset, meant: Dataset) -> None:
+    """Compare a parsed document with the one that was set.
+
+    Raises
+    ------
+    ResultError
+        A byte differs, or its end is missing.
+    """
+    if dataset.EncapsulatedDocument != meant.EncapsulatedDocument or not dataset.EncapsulatedDocument.startswith(
+        b"%PDF-"
+    ):
+        raise ResultError("the draft report does not read back as it was set")
+
+
 def check_key_objects(dataset: Dataset, meant: Dataset) -> None:
     """Compare the images that a parsed selection names with those that were selected.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from appliance.domain.languages import Language
 from appliance.domain.states import Scope
 
 
@@ -37,6 +38,8 @@ class ResultContext:
     shadow
         Whether the result is that of a version that only runs beside the one that serves. Its objects have UIDs of
         their own: the same version may have to judge the same images for real.
+    language
+        Of the draft report.
     predecessors
         The reports that this one replaces (PS3.3 section C.17.2, Predecessor Documents Sequence).
     """
@@ -47,6 +50,7 @@ class ResultContext:
     device_serial: str
     scope: Scope = Scope.SERIES
     shadow: bool = False
+    language: Language = "en"
     predecessors: tuple[PriorReport, ...] = ()
 
     @property

@@ -74,8 +74,8 @@ _TYPE_2: Final = (
     "ReferringPhysicianName",
     "AccessionNumber",
 )
-_MODALITY: Final[dict[Form, str]] = {"sr": "SR", "ko": "KO", "sc": "OT", "gsps": "PR", "seg": "SEG"}
-_SERIES_OFFSET: Final[dict[Form, int]] = {"sr": 1, "seg": 2, "sc": 3, "gsps": 4, "ko": 5}
+_MODALITY: Final[dict[Form, str]] = {"sr": "SR", "ko": "KO", "sc": "OT", "pdf": "DOC", "gsps": "PR", "seg": "SEG"}
+_SERIES_OFFSET: Final[dict[Form, int]] = {"sr": 1, "seg": 2, "sc": 3, "gsps": 4, "ko": 5, "pdf": 6}
 
 
 def series_uid(sources: SourceImages, context: ResultContext, form: Form) -> str:

@@ -45,6 +45,7 @@ from appliance.domain.result import Finding, InferenceResult, Measurement
 from appliance.errors import ResultError
 from appliance.results.coded import concept
 from appliance.results.context import ResultContext
+from appliance.results.draft import as_text, draft_of, words_of
 from appliance.results.identity import referenced_requests, tracking_uid, write_header
 from appliance.results.image_library import image_library
 from appliance.results.observer import observation_context
@@ -121,7 +122,7 @@ def write_report(
         *before,
         image_library(result.image, sources),
         measurements,
-        _qualitative_evaluations(result),
+        _qualitative_evaluations(result, sources, context),
     ]
     report.CompletionFlag = "COMPLETE"
     report.VerificationFlag = "UNVERIFIED"
@@ -271,16 +272,22 @@ def _evidence(sources: SourceImages, segmentation: Dataset | None) -> Dataset:
     return study_references(sources.study_instance_uid, series)
 
 
-def _qualitative_evaluations(result: InferenceResult) -> ContainerContentItem:
-    """TID 1500's container for what is said in words, each sentence a Comment."""
+def _qualitative_evaluations(
+    result: InferenceResult, sources: SourceImages, context: ResultContext
+) -> ContainerContentItem:
+    """TID 1500's container for what is said in words: each sentence a Comment, and the draft report as one more."""
     container = ContainerContentItem(name=concept(_QUALITATIVE_EVALUATIONS), relationship_type="CONTAINS")
-    container.ContentSequence = ContentSequence(
-        [
-            TextContentItem(name=concept(_COMMENT), value=plain(sentence), relationship_type="CONTAINS")
-            for sentence in (f"{AI_STATEMENT}.", f"Intended use: {result.intended_use}", *result.notes)
-            if sentence.strip()
-        ]
+    comments = [
+        TextContentItem(name=concept(_COMMENT), value=plain(sentence), relationship_type="CONTAINS")
+        for sentence in (f"{AI_STATEMENT}.", f"Intended use: {result.intended_use}", *result.notes)
+        if sentence.strip()
+    ]
+    lines = as_text(draft_of(result, sources, context.language))
+    draft = TextContentItem(
+        name=concept(_COMMENT), value="\r\n".join(plain(line) for line in lines), relationship_type="CONTAINS"
     )
+    draft.ContentSequence = LanguageOfContentItemAndDescendants(concept(words_of(context.language).code))
+    container.ContentSequence = ContentSequence([*comments, draft])
     return container
 
 

@@ -96,7 +96,7 @@ WRONG = {
     "a model named twice": ("models:\n  active: [a/1.0.0, a]", "line 2: models.active: a model is named twice"),
     "a result that there is not": (
         "destinations:\n- {kind: folder, name: a, path: /b, results: [sr, tiff]}",
-        "line 2: destinations.0.results.1: Input should be 'sr', 'ko', 'sc', 'gsps' or 'seg' (found 'tiff')",
+        "line 2: destinations.0.results.1: Input should be 'sr', 'ko', 'sc', 'pdf', 'gsps' or 'seg' (found 'tiff')",
     ),
     "no result": (
         "destinations:\n- {kind: folder, name: a, path: /b, results: []}",

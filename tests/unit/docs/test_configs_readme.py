@@ -42,6 +42,7 @@ SECTIONS = {
     "### `destinations[] of kind folder`": settings.FolderDestination,
     "### `destinations[].forward`": settings.Forward,
     "### `destinations[].retry` and `mpps.ris.retry`": settings.Retry,
+    "### `report`": settings.Report,
     "### `console`": settings.Console,
     "### `logging`": settings.Logging,
 }
