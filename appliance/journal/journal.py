@@ -16,6 +16,7 @@ from appliance.journal.procedure_steps import ProcedureSteps
 from appliance.journal.retention import Retention
 from appliance.journal.step_messages import StepMessages
 from appliance.journal.tombstones import Tombstones
+from appliance.journal.waits import Waits
 
 
 class Journal:
@@ -40,6 +41,7 @@ class Journal:
         self.overview = Overview(self._database)
         self.retention = Retention(self._database)
         self.tombstones = Tombstones(self._database)
+        self.waits = Waits(self._database)
 
     def flush(self) -> None:
         """Bring to the disk what a query has found: see ``Database.flush``."""

@@ -22,6 +22,7 @@ from appliance.journal.hints import HintSocket
 from appliance.journal.journal import Journal
 from appliance.observability.metrics import Metrics
 from appliance.services.activation_watch import ActivationWatch
+from appliance.services.clock_watch import ClockWatch
 from appliance.services.models import ActiveModels, active_models
 from appliance.services.role import Lifecycle, Part, run_role
 from appliance.spool.spool import Spool
@@ -94,7 +95,13 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             HintSocket(layout.run, "receiver"),
             on_fatal=lifecycle.fail,
         )
-        parts: list[Part] = [Confirmer(store, on_fatal=lifecycle.fail), watch, assembler, node]
+        parts: list[Part] = [
+            ClockWatch(journal.waits, settings, on_fatal=lifecycle.fail),
+            Confirmer(store, on_fatal=lifecycle.fail),
+            watch,
+            assembler,
+            node,
+        ]
         if settings.dropfolder.enabled:
             parts.append(
                 DropFolder(
