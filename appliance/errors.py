@@ -146,7 +146,7 @@ class DeviceLost(InferenceFailed):
 
 
 class ResultError(ApplianceError):
-    """A result object could not be written, or did not read back as it was written."""
+    """A result object could not be made, or did not read back as it was written."""
 
 
 class DeliveryError(ApplianceError):

@@ -67,7 +67,9 @@ def encode(
     Raises
     ------
     ResultError
-        An object did not read back as it was written.
+        An object could not be made, or did not read back as it was written.
+    OSError
+        The disk is full, or failed.
     """
     if shadow:
         result = replace(result, notes=(*result.notes, _SHADOW_NOTE))

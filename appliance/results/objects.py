@@ -64,8 +64,10 @@ def write_results(
     Raises
     ------
     ResultError
-        An object could not be made or written, or does not read back as what was meant. Nothing is returned then,
-        files that were already written stay in ``folder``.
+        An object could not be made, or does not read back as what was meant. Nothing is returned then, files that were
+        already written stay in ``folder``.
+    OSError
+        The disk is full, or failed.
     """
     with warnings.catch_warnings():
         # pydicom and highdicom warn of values of the source that break their VR, and repeat them: they are common, may
@@ -94,14 +96,11 @@ def _write(dataset: Dataset, kind: Form, number: int, folder: Path) -> tuple[Res
     except (ValueError, TypeError, AttributeError, NotImplementedError, OSError) as error:
         # pydicom's words may quote the value of an attribute, so only the kind of error is kept, no cause.
         raise ResultError(f"the {kind} object cannot be encoded", found=type(error).__name__) from None
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        stored = path.read_bytes()
-    except OSError as error:
-        raise ResultError(f"the {kind} object cannot be written", found=error.strerror) from error
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    stored = path.read_bytes()
     item = ResultObject(
         kind=kind,
         sop_class_uid=str(dataset.SOPClassUID),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +67,16 @@ def test_sources_are_not_changed(mr: Example, tmp_path: Path) -> None:
     assert [dataset.to_json() for dataset in mr.sources.datasets] == before
 
 
-def test_a_folder_that_is_not_there_is_a_result_error(mr: Example, tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match="cannot be written"):
-        write_results(mr.result, mr.sources, mr.context, tmp_path / "absent")
+def test_a_full_disk_is_no_fault_of_the_result(mr: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes it can tell by the error that it may be written later."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_results(mr.result, mr.sources, mr.context, tmp_path)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_damaged_files_do_not_parse(mr: Example, tmp_path: Path) -> None:
