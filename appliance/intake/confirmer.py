@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from appliance.intake.store import InstanceStore
 from appliance.observability.guarded_thread import GuardedThread
+from appliance.spool.durable import SyncFailed
 
 _INTERVAL_S = 0.2
 
@@ -44,5 +45,7 @@ class Confirmer:
     def _prepare(self) -> None:
         try:
             self._store.spool.incoming.prepare()
+        except SyncFailed:
+            raise
         except OSError:
             pass  # a full disk: reception finds the same, and has its own words for it

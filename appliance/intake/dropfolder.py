@@ -41,6 +41,7 @@ from appliance.intake.shelf import RejectedShelf
 from appliance.intake.store import Acceptance, InstanceStore
 from appliance.intake.sub_folders import SubFolders
 from appliance.observability.guarded_thread import GuardedThread
+from appliance.spool.durable import SyncFailed
 from appliance.spool.incoming import Incoming
 
 _log = logging.getLogger(__name__)
@@ -176,6 +177,8 @@ class DropFolder:
             return False
         try:
             return self._take_open(path, descriptor, signature)
+        except SyncFailed:
+            raise
         except OSError as error:
             self._report(path, f"a file in the drop folder cannot be taken ({error.strerror}); it is tried again")
             return False
@@ -278,6 +281,8 @@ class DropFolder:
                 put_away()
         except FileNotFoundError:
             pass  # somebody else removed it
+        except SyncFailed:
+            raise
         except OSError as error:
             self._left_alone[path] = signature
             self._report(path, f"a file was taken, but cannot be removed from the drop folder ({error.strerror})")

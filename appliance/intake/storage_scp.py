@@ -75,7 +75,7 @@ class StorageScp:
         self._services = services
         self._service_uids = frozenset(uid for service in services for uid in service.sop_class_uids)
         self._contexts = SupportedContexts(sop_class_uids, self._service_uids)
-        self._answers = StoreAnswers(store, metrics, self._service_uids, self._add)
+        self._answers = StoreAnswers(store, metrics, self._service_uids, self._add, on_fatal=on_fatal)
         self._on_fatal = on_fatal
         self._lock = threading.Lock()
         self._open: dict[Association, OpenAssociation] = {}

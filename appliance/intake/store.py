@@ -24,6 +24,7 @@ from appliance.journal.hints import send_hint
 from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, KnownInstance, ReceivedInstance, Registration
 from appliance.observability.metrics import Metrics
+from appliance.spool.durable import sync
 from appliance.spool.incoming import Arrival, Incoming
 from appliance.spool.spool import Spool
 
@@ -155,6 +156,7 @@ class InstanceStore:
 
     def confirm(self) -> None:
         """Bring the journal and the names of what it holds to the disk; raises ``OSError`` as the disk does."""
+        self._journal.check()  # what else is written by this role, end marks say, must not fail for ever and in silence
         placed = self.spool.incoming.take()
         if placed:
             self._journal.flush()
@@ -182,6 +184,9 @@ class InstanceStore:
     def _recover(self, arrival: Arrival) -> bool:
         scanned = scan_file(arrival.path, max_bytes=self.max_instance_bytes)
         with arrival.path.open("rb") as stream:
+            # A process that is killed between marking a file as whole and its flush leaves one that looks promised.
+            # From here on it is: whoever sends it again is told that it is here.
+            sync(stream.fileno())
             sha256 = _sha256(stream.fileno(), scanned.data_set_offset)
             size = os.fstat(stream.fileno()).st_size
         known = self._journal.instances.find(scanned.sop_instance_uid)

@@ -13,6 +13,7 @@ from appliance.intake.association import SOURCE, OpenAssociation
 from appliance.intake.incoming_file import IncomingFile
 from appliance.intake.store import Acceptance, Claim, InstanceStore
 from appliance.observability.metrics import Metrics
+from appliance.spool.durable import SyncFailed
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class StoreAnswers:
         Abstract syntaxes that may be negotiated and are no storage SOP classes.
     add
         Notes what an association has brought.
+    on_fatal
+        Called when the disk has failed and the role has to end.
     """
 
     def __init__(
@@ -45,10 +48,13 @@ class StoreAnswers:
         metrics: Metrics,
         other_sop_class_uids: Iterable[str],
         add: Callable[[OpenAssociation, Acceptance], None],
+        *,
+        on_fatal: Callable[[], None],
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._add = add
+        self._on_fatal = on_fatal
         self._others = frozenset({str(Verification), *other_sop_class_uids})
 
     def answer(
@@ -82,6 +88,8 @@ class StoreAnswers:
             entry.outcomes[reason] += 1
             self._metrics.instances.labels(SOURCE, reason).inc()
             _log.error("cannot store an instance: %s", error if isinstance(error, SpoolFull) else error.strerror)
+            if isinstance(error, SyncFailed):
+                self._on_fatal()
             return OUT_OF_RESOURCES, "no room, or the disk failed"
         except Exception:  # noqa: BLE001 - the library would answer 0xC211 and tell nobody; the peer may try again
             entry.outcomes["error"] += 1

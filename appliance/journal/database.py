@@ -121,6 +121,10 @@ class Database:
         """
         self._log.wait()
 
+    def check(self) -> None:
+        """Raise ``SyncFailed`` when a commit or ``flush`` of this process did: no later one can succeed."""
+        self._log.check()
+
     def close(self) -> None:
         """Close the connections; the journal is not used afterwards.
 

@@ -47,6 +47,10 @@ class Journal:
         """Bring to the disk what a query has found: see ``Database.flush``."""
         self._database.flush()
 
+    def check(self) -> None:
+        """See ``Database.check``."""
+        self._database.check()
+
     def close(self) -> None:
         """Close all connections."""
         self._database.close()

@@ -7,16 +7,44 @@ again would report success for lost data. Errors are therefore raised, never ret
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class SyncFailed(OSError):
+    """The disk did not take what it was given, and it was not full: nothing that is on its way there can be relied on.
+
+    The role ends, and is started again on what really is on the disk.
+    """
+
+
+def sync(descriptor: int) -> None:
+    """Bring the bytes of an open file, or the names in an open folder, to the disk.
+
+    Raises
+    ------
+    SyncFailed
+        The disk failed.
+    OSError
+        It is full.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise SyncFailed(error.errno, error.strerror) from error
 
 
 def fsync_file(path: Path) -> None:
     """Bring the bytes of a file to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -25,7 +53,7 @@ def fsync_folder(path: Path) -> None:
     """Bring the names in a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -70,7 +98,7 @@ def write_durably(path: Path, content: bytes) -> None:
         with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
         move_into_place(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)  # on a full disk litter is the last thing that is needed

@@ -6,6 +6,8 @@ import os
 import threading
 from pathlib import Path
 
+from appliance.spool.durable import SyncFailed, sync
+
 
 class GroupSync:
     """Syncs one file or folder.
@@ -27,18 +29,22 @@ class GroupSync:
 
         Raises
         ------
-        OSError
-            The disk failed, now or at an earlier call.
+        SyncFailed
+            The disk failed, or was full, now or at an earlier call.
         """
         with self._condition:
             wanted = self._started + 1  # one that has begun already may have missed what this thread wrote
             while self._finished < wanted:
-                if self._failure is not None:
-                    raise OSError(self._failure.errno, self._failure.strerror)
+                self.check()
                 if self._leading:
                     self._condition.wait()
                 else:
                     self._lead()
+
+    def check(self) -> None:
+        """Raise ``SyncFailed`` when an earlier call of ``wait`` did."""
+        if self._failure is not None:
+            raise SyncFailed(self._failure.errno, self._failure.strerror)
 
     def _lead(self) -> None:
         """Sync for all that wait; the lock is free meanwhile."""
@@ -66,6 +72,6 @@ class GroupSync:
         except FileNotFoundError:
             return  # a write-ahead log of which SQLite has put all into the database
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.errors import ConfigurationError
-from appliance.spool.durable import ensure_folder, fsync_folder
+from appliance.spool.durable import ensure_folder, fsync_folder, sync
 
 _BEING_WRITTEN: Final = 0o600
 _WHOLE: Final = 0o400
@@ -89,12 +89,12 @@ class Incoming:
         Raises
         ------
         OSError
-            The disk failed, or is full: nothing is promised.
+            The disk failed (``SyncFailed``), or is full: nothing is promised.
         """
         nanoseconds = round(received_at * 1e9)
         os.utime(self.descriptor, ns=(nanoseconds, nanoseconds))
         os.fchmod(self.descriptor, _WHOLE)
-        os.fsync(self.descriptor)
+        sync(self.descriptor)
         self._promised = True
 
     def withdraw(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -326,6 +327,22 @@ def test_below_the_mark_and_back(
     free[0] = 1 << 30
     wait_for(empty(folder))
     assert stored(reception) == 1 and rejections(reception) == []
+
+
+def test_the_disk_does_not_take_it(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file stays where it is, and the role ends, as all that is on its way to the disk may be lost."""
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder = reception.start_dropfolder()
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.spool.durable.os.fsync", failing)
+        drop(folder, "1", numbered(1))
+        wait_for(reception.fatal.is_set)
+    reception.fatal.clear()
+    assert (folder / "1").exists()
+    assert stored(reception) == 0
 
 
 def test_folder_that_vanishes_and_comes_back(reception: Reception, caplog: pytest.LogCaptureFixture) -> None:

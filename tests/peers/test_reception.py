@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -425,6 +426,26 @@ def test_full_disk_while_it_arrives(reception: Reception, monkeypatch: pytest.Mo
         assert association.send_c_store(ct()).Status == 0xA700
     assert association.send_c_store(ct()).Status == 0x0000
     association.release()
+
+
+@pytest.mark.parametrize(("number", "fatal"), [(errno.EIO, True), (errno.ENOSPC, False)])
+def test_the_disk_does_not_take_it(
+    number: int, fatal: bool, reception: Reception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is promised; unless it was only full, the role ends, as all that is on its way may be lost."""
+    association = associate(reception.start_node())
+    assert association.send_c_store(ct()).Status == 0x0000
+
+    def failing(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.spool.durable.os.fsync", failing)
+        assert association.send_c_store(ct(2)).Status == 0xA700
+    association.abort()
+    assert reception.fatal.is_set() == fatal
+    reception.fatal.clear()
+    assert reception.rows("SELECT count(*) FROM instance") == [(1,)]
 
 
 def test_an_error_of_ours_is_answered(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:

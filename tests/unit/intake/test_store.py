@@ -247,6 +247,23 @@ def test_a_name_is_given_again_where_the_journal_kept_the_instance(reception: Re
     assert reception.promised() == []
 
 
+def test_what_was_whole_but_not_flushed_is_flushed(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the two: once the journal has it, it is a duplicate to whoever sends it again."""
+    file = reception.file(part10(data_set()))
+    os.fchmod(file.descriptor, 0o400)
+    inode, flushed, fsync = os.fstat(file.descriptor).st_ino, [], os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        if reception.rows("SELECT count(*) FROM instance") == [(0,)]:
+            flushed.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    assert reception.store.recover() == 1
+    assert inode in flushed, "before it is registered"
+    file.close()
+
+
 def test_other_bytes_of_a_known_uid_do_not_take_its_place(reception: Reception) -> None:
     """A crash between the promise and its keeping apart: their sender got no answer."""
     accept(reception, part10(data_set()))

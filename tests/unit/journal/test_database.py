@@ -15,6 +15,7 @@ from appliance.errors import JournalError
 from appliance.journal.database import Database
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered
+from appliance.spool.durable import SyncFailed
 from tests.support.waiting import wait_for
 from tests.unit.journal.makers import SCRIPTS, claim, complete, queue_job, received, register, succeed
 
@@ -106,6 +107,8 @@ def test_after_a_failed_sync_nothing_is_promised(path: Path, monkeypatch: pytest
         write(database, 2)
     with pytest.raises(OSError, match="Input/output error"):
         database.flush()
+    with pytest.raises(SyncFailed):
+        database.check()  # by which a role notices that has nothing to commit
     database.close()
 
 
