@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ class Daemon:
             self.lines.append(line.rstrip())
         process.stderr.close()
 
+    def is_running(self) -> bool:
+        """Whether its supervisor runs."""
+        return self._process is not None and self._process.poll() is None
+
     def is_ready(self) -> bool:
         """Whether ``/readyz`` says so."""
         assert self._process is not None
@@ -133,7 +138,8 @@ class Daemon:
         assert self._process is not None
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         for process in family:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait(10)
         psutil.wait_procs(family, timeout=10)
 
