@@ -31,6 +31,10 @@ _BATCH = 32
 _POLL_S = 1.0
 """Hints may be lost; so the journal is looked into this often."""
 
+_GATHER_S = 0.1
+"""Images come in streams. After those that were there have gone out, some more may come together before they are
+claimed: one by one they would cost the journal, and so reception, a commit each. A result's hint ends the wait."""
+
 _IDLE_S = 5.0
 """The objects of one study come within a second of each other; archives drop associations that are silent for 30 s
 or so, and have only so many to give."""
@@ -133,7 +137,10 @@ class Sender:
         now = self._clock.now()
         if due_at is not None and due_at <= now:
             # While it is not known to be well, one object is the probe.
-            self._deliver(self._deliveries.claim(self._name, now, 1 if self._failures else _BATCH))
+            batch = self._deliveries.claim(self._name, now, 1 if self._failures else _BATCH)
+            self._deliver(batch)
+            if self._ear is not None and len(batch) < _BATCH and all(delivery.job_id is None for delivery in batch):
+                self._clock.listen(self._ear, _GATHER_S)
         elif due_at is not None and due_at > now + self._retry.longest_s + _POLL_S:
             # No wait is that long: the clock was set back since. What waits must not wait for it to catch up.
             self._deliveries.bring_forward(self._name, now)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.config.settings import Destination
 from appliance.domain.attributes import Attributes
 from appliance.journal.hints import send_hint
+
+_HINT_S = 0.1
+"""A sender that was woken for an image looks again by itself for those that follow within this time."""
 
 
 class Forwarding:
@@ -21,6 +25,7 @@ class Forwarding:
 
     def __init__(self, destinations: Sequence[Destination], run_folder: Path) -> None:
         self._run_folder = run_folder
+        self._woken_at: dict[str, float] = {}  # by time.monotonic
         self._modalities = {
             destination.name: None if destination.forward.modalities is None else set(destination.forward.modalities)
             for destination in destinations
@@ -33,6 +38,9 @@ class Forwarding:
         return [name for name, wanted in self._modalities.items() if wanted is None or modality in wanted]
 
     def wake(self, destinations: Sequence[str]) -> None:
-        """Tell the senders to these that there is something for them."""
+        """Tell the senders to these that there is something for them, unless they have just been told."""
+        now = time.monotonic()
         for name in destinations:
-            send_hint(self._run_folder, f"sender-{name}")
+            if now - self._woken_at.get(name, 0.0) > _HINT_S:
+                self._woken_at[name] = now
+                send_hint(self._run_folder, f"sender-{name}")

@@ -21,7 +21,7 @@ from appliance.journal.journal import Journal
 from appliance.journal.records import Assessment, ReceivedInstance, ResultRow
 from appliance.observability.metrics import Metrics
 from appliance.spool.spool import Spool
-from tests.support.result_files import result_file
+from tests.support.result_files import data_set_bytes, result_file
 
 QUICK = Retry(first_s=0.05, factor=2.0, longest_s=0.2)
 """Back-off for tests: peers come back in tenths of a second."""
@@ -72,6 +72,27 @@ class Outbox:
         files = [result_file(folder, kind, f"{seed}-{kind}") for kind in kinds]
         self.put_files(seed, destinations, files, created_at=created_at)
         return [file.sop_instance_uid for file in files]
+
+    def put_image(self, seed: str, destinations: Sequence[Destination]) -> str:
+        """Register a received image that is forwarded; return its SOP Instance UID. No hint is sent."""
+        file = result_file(self.spool.instances / seed, "sc", seed)
+        now = time.time()
+        image = ReceivedInstance(
+            study_instance_uid=derived_uid("forwarded", "study"),
+            series_instance_uid=derived_uid("forwarded", "series"),
+            sop_instance_uid=file.sop_instance_uid,
+            sop_class_uid=file.sop_class_uid,
+            transfer_syntax_uid=file.transfer_syntax_uid,
+            frames=1,
+            attributes={"Modality": "OT"},
+            path=self.spool.relative(file.path),
+            bytes=file.bytes,
+            sha256=hashlib.sha256(data_set_bytes(file.path)).hexdigest(),
+            source="dicom",
+            received_at=now,
+        )
+        self.journal.instances.register(image, [], stable_age_s=30, forward_to=[to.name for to in destinations])
+        return file.sop_instance_uid
 
     def put_files(
         self,

@@ -68,6 +68,30 @@ def test_in_the_order_in_which_they_were_made(outbox: Outbox, destination: Obedi
     assert destination.announced == [12], "all at once, so that one association can serve them"
 
 
+def test_images_are_claimed_together_however_they_trickle_in(
+    outbox: Outbox, destination: Obedient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "_GATHER_S", 0.5)
+    uids = [outbox.put_image("0", [SETTINGS])]
+    outbox.sender(SETTINGS)
+    wait_for(outbox.are_delivered, what="the first one")
+    uids += [outbox.put_image(str(seed), [SETTINGS]) for seed in range(1, 20)]
+    wait_for(lambda: len(destination.tried) == 20, what="the others")
+    assert destination.tried == uids
+    assert len(destination.announced) <= 6
+
+
+def test_a_result_does_not_wait_for_images_that_may_come(
+    outbox: Outbox, destination: Obedient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "_GATHER_S", 30.0)
+    outbox.put_image("image", [SETTINGS])
+    outbox.sender(SETTINGS)
+    wait_for(outbox.are_delivered, what="the image")
+    outbox.put("1", [SETTINGS])
+    wait_for(outbox.are_delivered, what="the results")
+
+
 def test_metrics(outbox: Outbox, destination: Obedient) -> None:
     outbox.put("1", [SETTINGS])
     outbox.sender(SETTINGS)
