@@ -98,6 +98,13 @@ class UnsuitableImage(RejectedInput):
     """An image that a model cannot judge. Permanent and explained: a wrong result is worse than none."""
 
 
+class DecoderLost(ApplianceError):
+    """The process that decodes pixel data was killed from outside, for want of memory perhaps; it is tried again."""
+
+    retryable = True
+    exit_code = 74
+
+
 class SpoolFull(ApplianceError):
     """The disk is below the water mark; reception answers 0xA700 until there is room (PS3.4 annex B.2.3)."""
 

@@ -175,6 +175,21 @@ class Worker(Section):
         int,
         Field(ge=0, description="GPU memory that the models of one worker may hold; 0: an equal share"),
     ] = 0
+    decoders: Annotated[
+        int,
+        Field(
+            ge=0, le=256,
+            description="Processes per worker that decode compressed images; 0: all cores, shared by the workers",
+        ),
+    ] = 0  # fmt: skip
+    prepare_bytes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Memory of a worker for series that are prepared while their images still arrive, in bytes; "
+            "0: each is loaded when its turn has come",
+        ),
+    ] = 1024 * MEBIBYTE
     nice: Annotated[int, Field(ge=0, le=19, description="Niceness of the workers, so that reception stays quick")] = 5
     max_attempts: Annotated[
         int, Field(ge=1, le=100, description="Attempts at a job before it is given up, crashes counted")

@@ -13,13 +13,14 @@ from pydicom import Dataset
 
 from appliance.domain.image import Image, ImageVolume
 from appliance.errors import UnsuitableImage
-from appliance.imaging.file import ImageFile, malformed_header, read_image_file
+from appliance.imaging.file import ImageFile, malformed_header
 from appliance.imaging.invesalius import read_invesalius
 from appliance.imaging.mixture import check_one_series
 from appliance.imaging.nifti import read_nifti
-from appliance.imaging.pixels import MAX_PIXELS, fill_padding, physical_values, stored_values
+from appliance.imaging.pixels import MAX_PIXELS, fill_padding, physical_values
 from appliance.imaging.projection import projection_of
 from appliance.imaging.slices import Slice, slices_of
+from appliance.imaging.source import ImageSource, PlainFiles
 from appliance.imaging.stack import grid_of, ordered
 from appliance.manifest.golden import GoldenImage
 from appliance.manifest.manifest import InputSpec
@@ -39,13 +40,20 @@ class LoadedImage:
     datasets: tuple[Dataset, ...]
 
 
-def load_image(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
+def load_image(paths: Sequence[Path], spec: InputSpec, source: ImageSource | None = None) -> LoadedImage:
     """Load the files of a series, or the one file of an instance.
+
+    Parameters
+    ----------
+    source
+        What reads the files; ``PlainFiles`` when it is left out.
 
     Raises
     ------
     UnsuitableImage
         The image cannot be read, or is not what ``spec`` asks for; the reasons are those of the modules here.
+    DecoderLost
+        See ``ImageSource``.
     OSError
         A file is not there, or the disk fails.
     """
@@ -54,8 +62,8 @@ def load_image(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
         # and none of them is used here without a check.
         warnings.simplefilter("ignore")
         if spec.kind == "projection":
-            return _load_projection(paths, spec)
-        return _load_volume(paths, spec)
+            return _load_projection(paths, spec, source or PlainFiles())
+        return _load_volume(paths, spec, source or PlainFiles())
 
 
 def load_golden(path: Path, golden: GoldenImage, spec: InputSpec) -> Image:
@@ -73,16 +81,16 @@ def load_golden(path: Path, golden: GoldenImage, spec: InputSpec) -> Image:
     return load_image([path], spec).image
 
 
-def _load_projection(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
+def _load_projection(paths: Sequence[Path], spec: InputSpec, source: ImageSource) -> LoadedImage:
     if len(paths) != 1:
         raise UnsuitableImage("several-images", "the model judges one radiograph", found=f"{len(paths)} images")
-    file = read_image_file(paths[0])
+    file = source.read(paths[0])
     with malformed_header():
-        return LoadedImage(projection_of(file, spec), (file.dataset,))
+        return LoadedImage(projection_of(file, source.stored_values(file), spec), (file.dataset,))
 
 
-def _load_volume(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
-    files = [read_image_file(path) for path in paths]
+def _load_volume(paths: Sequence[Path], spec: InputSpec, source: ImageSource) -> LoadedImage:
+    files = [source.read(path) for path in paths]
     if not files:
         raise UnsuitableImage("too-few-slices", "the series has no images")
     with malformed_header():
@@ -99,7 +107,7 @@ def _load_volume(paths: Sequence[Path], spec: InputSpec) -> LoadedImage:
     voxels = np.empty(grid.shape, dtype=np.float32)
     decoded: dict[int, np.ndarray] = {}
     for index, found in enumerate(slices):
-        voxels[index] = _physical_frame(found, decoded)
+        voxels[index] = _physical_frame(found, source, decoded)
     if any("PixelPaddingValue" in file.dataset for file in files):
         fill_padding(voxels)
     dataset = slices[0].file.dataset
@@ -120,11 +128,11 @@ def _names_contrast_agent(dataset: Dataset) -> bool:
     return bool(dataset.get("ContrastBolusAgentSequence")) or not _NO_AGENT.fullmatch(agent)
 
 
-def _physical_frame(found: Slice, decoded: dict[int, np.ndarray]) -> np.ndarray:
+def _physical_frame(found: Slice, source: ImageSource, decoded: dict[int, np.ndarray]) -> np.ndarray:
     """Physical values ``[row, column]`` of one slice; a multi-frame file is decoded once for all of its frames."""
     key = id(found.file)
     if key not in decoded:
-        frames = stored_values(found.file.dataset, found.file.raw, found.file.native)
+        frames = source.stored_values(found.file)
         if frames.shape[0] == 1:
             return physical_values(frames[0], found.file.dataset, found.slope, found.intercept)
         decoded[key] = frames

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from appliance.domain.image import ProjectionImage, SourceFrame
 from appliance.errors import UnsuitableImage
 from appliance.imaging.file import ImageFile
-from appliance.imaging.pixels import fill_padding, frame_count, physical_values, stored_values
+from appliance.imaging.pixels import fill_padding, frame_count, physical_values
 from appliance.imaging.slices import FrameAttributes, rescale_of
 from appliance.imaging.voi import displayed
 from appliance.manifest.manifest import InputSpec
 
 
-def projection_of(file: ImageFile, spec: InputSpec) -> ProjectionImage:
+def projection_of(file: ImageFile, stored: NDArray[Any], spec: InputSpec) -> ProjectionImage:
     """Return the radiograph in a file.
+
+    Parameters
+    ----------
+    stored
+        Its stored values ``[1, row, column]``.
 
     Raises
     ------
@@ -27,9 +35,8 @@ def projection_of(file: ImageFile, spec: InputSpec) -> ProjectionImage:
         raise UnsuitableImage(
             "several-images", "the model judges one radiograph", found=f"{frame_count(dataset)} frames"
         )
-    stored = stored_values(dataset, file.raw, file.native)[0]
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
-    pixels = physical_values(stored, dataset, *rescale_of(FrameAttributes(dataset)))
+    pixels = physical_values(stored[0], dataset, *rescale_of(FrameAttributes(dataset)))
     if "PixelPaddingValue" in dataset:
         fill_padding(pixels, bright=inverted)
     if spec.apply_voi:

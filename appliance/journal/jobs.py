@@ -63,13 +63,13 @@ class Jobs:
             if row is None:
                 return None
             if row["instance_id"] is None:
-                paths = connection.execute(
-                    "SELECT path FROM instance WHERE series_id = ? AND revision <= ? ORDER BY instance_id",
+                images = connection.execute(
+                    "SELECT path, sha256 FROM instance WHERE series_id = ? AND revision <= ? ORDER BY instance_id",
                     (row["series_id"], row["revision"]),
                 ).fetchall()
             else:
-                paths = connection.execute(
-                    "SELECT path FROM instance WHERE instance_id = ?", (row["instance_id"],)
+                images = connection.execute(
+                    "SELECT path, sha256 FROM instance WHERE instance_id = ?", (row["instance_id"],)
                 ).fetchall()
         return ClaimedJob(
             job_id=row["job_id"],
@@ -85,7 +85,7 @@ class Jobs:
             last_received_at=row["last_received_at"],
             created_at=row["created_at"],
             claimed_at=now,
-            paths=tuple(found["path"] for found in paths),
+            images=tuple((found["path"], found["sha256"]) for found in images),
         )
 
     def predecessor(self, job: ClaimedJob) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from appliance.journal.comparisons import Comparisons
 from appliance.journal.database import Database
 from appliance.journal.deliveries import Deliveries
 from appliance.journal.expectations import Expectations
+from appliance.journal.following import Following
 from appliance.journal.instances import Instances
 from appliance.journal.jobs import Jobs
 from appliance.journal.overview import Overview
@@ -34,6 +35,7 @@ class Journal:
         self.expectations = Expectations(self._database)
         self.procedure_steps = ProcedureSteps(self._database)
         self.step_messages = StepMessages(self._database)
+        self.following = Following(self._database)
         self.jobs = Jobs(self._database)
         self.deliveries = Deliveries(self._database)
         self.activations = Activations(self._database)

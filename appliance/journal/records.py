@@ -194,7 +194,10 @@ class QuietSeries:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that this worker holds until ``lease_until``."""
+    """A job that this worker holds until ``lease_until``.
+
+    ``images`` are the paths of its instances, relative to the spool, each with the SHA-256 of its data set.
+    """
 
     job_id: int
     attempt: int
@@ -209,7 +212,7 @@ class ClaimedJob:
     last_received_at: float
     created_at: float
     claimed_at: float
-    paths: tuple[str, ...]
+    images: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

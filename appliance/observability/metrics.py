@@ -162,6 +162,23 @@ class Metrics:
             registry=registry,
             multiprocess_mode="mostrecent",
         )
+        self.prepared_jobs = Counter(
+            "appliance_prepared_jobs",
+            "Jobs of series that were taken, by model and whether all images were in memory by then (prepared, late)",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.prepared_bytes = Gauge(
+            "appliance_prepared_bytes",
+            "Memory held for series whose jobs are not taken yet",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.decoder_crashes = Counter(
+            "appliance_decoder_crashes",
+            "Times that a process that decodes compressed images ended in the middle of one",
+            registry=registry,
+        )
         self.device_losses = Counter(
             "appliance_device_losses",
             "Times that the GPU was lost at work: the worker ended, and its job went back to the queue, by model",

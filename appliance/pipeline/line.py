@@ -8,6 +8,7 @@ on their way: each job ends on the model that it was claimed for, see ``roster``
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -19,6 +20,7 @@ from appliance.config.settings import Settings
 from appliance.domain.forms import USUAL_FORMS, Form
 from appliance.domain.states import Stage
 from appliance.errors import ApplianceError
+from appliance.imaging.decoders import Decoders
 from appliance.journal.hints import HintSocket, send_hint
 from appliance.journal.jobs import ActivationsChanged, LeaseLost
 from appliance.journal.journal import Journal
@@ -28,6 +30,7 @@ from appliance.pipeline.encoding import encode
 from appliance.pipeline.model import Gate
 from appliance.pipeline.model_thread import ModelThread
 from appliance.pipeline.outcomes import Outcomes
+from appliance.pipeline.preparing import Preparer
 from appliance.pipeline.roster import Lineup, Roster
 from appliance.pipeline.work import Work, waits_of
 from appliance.results.warm import warm_up
@@ -41,6 +44,8 @@ _POLL_S = 1.0
 _STOP_GRACE_S = 25.0
 """How long the job in the model may take to finish when the worker is told to stop; then it is left to its lease."""
 _DISK_PAUSE_S = 5.0
+_DECODERS_NICE = 5
+"""Added to the niceness of the worker: a network that runs goes before what is decoded for later."""
 _STUCK_GRACE_S = 30.0
 """How much longer than its time limit a model may take before it is held to be stuck in native code."""
 
@@ -98,6 +103,23 @@ class InferenceLine:
         self._stuck_at: float | None = None  # by time.monotonic: when the model that runs now is held to be stuck
         self._hints = HintSocket(run_dir, owner)
         self._roster = Roster(read_lineup, gate, metrics, partial(send_hint, run_dir, owner))
+        self._decoders = Decoders(
+            settings.worker.decoders or max(1, len(os.sched_getaffinity(0)) // settings.worker.count),
+            niceness=_DECODERS_NICE,
+            on_crash=metrics.decoder_crashes.inc,
+        )
+        self._preparer = Preparer(
+            journal,
+            spool,
+            self._decoders,
+            metrics,
+            share=int(owner.rpartition("-")[2]),
+            shares=settings.worker.count,
+            max_bytes=settings.worker.prepare_bytes,
+            models=self._roster.serving,
+            is_idle=lambda: self._stuck_at is None,
+            on_fatal=self._failed,
+        )
         self._complaint: str | None = None
         self._threads = [
             GuardedThread("load", self._load_jobs, self._failed),
@@ -123,11 +145,13 @@ class InferenceLine:
             _log.warning("%d job(s) were left by an earlier life of this worker", found)
         for thread in (*self._threads, *self._background):
             thread.start()
+        self._preparer.start()
 
     def stop(self) -> None:
         """Claim no more; finish what is in the model, give back what is not."""
         self._stop.set()
         self._roster.stop()
+        self._preparer.stop()
         # When a thread has failed, the ones after it wait for work that will not come: they are given a moment to end
         # what they are at, and then the role just ends.
         whole = all(thread.is_alive() for thread in self._threads)
@@ -137,6 +161,7 @@ class InferenceLine:
         self._ended.set()
         for thread in self._background:
             thread.join(_POLL_S)
+        self._decoders.close()
         self._hints.close()
 
     def _failed(self) -> None:
@@ -262,15 +287,16 @@ class InferenceLine:
 
     def _load(self, work: Work) -> None:
         started = time.monotonic()
-        work.loaded = work.model.load([self._spool.absolute(path) for path in work.job.paths])
+        work.loaded, work.first = self._preparer.load(work.job, work.model)
         work.stages[Stage.LOAD] = time.monotonic() - started
 
     def _infer(self, work: Work) -> None:
-        assert work.loaded is not None
+        assert work.loaded is not None and work.first is not None
+        first, work.first = work.first, None
         work.stages[Stage.TO_INFER] = max(0.0, time.time() - work.job.created_at)
         self._stuck_at = time.monotonic() + work.model.manifest.runtime.time_limit_s + _STUCK_GRACE_S
         try:
-            work.result = work.model.judge(work.loaded.image, work.stages)
+            work.result = work.model.judge(work.loaded.image, work.stages, first)
         finally:
             self._stuck_at = None
 

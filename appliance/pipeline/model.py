@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from appliance.domain.states import Stage
 from appliance.errors import ApplianceError, BackendUnavailable, InferenceFailed, ModelPackageError
 from appliance.imaging.loading import LoadedImage, load_image
 from appliance.imaging.preparation import Preparation
+from appliance.imaging.source import ImageSource
 from appliance.manifest.manifest import BackendName, Manifest, Precision, StageSpec
 from appliance.modelrepo.package import ModelPackage
 from appliance.pipeline.networks import Networks, served_networks, unfolded
@@ -47,10 +49,18 @@ def network_of(manifest: Manifest, stage: StageSpec, precision: Precision | None
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstTensor:
+    """What the first network of a model gets for one image, and how it came about; for one run."""
+
+    preparation: Preparation
+    tensor: NDArray[np.float32]
+
+
 class Model:
     """One model package on this machine.
 
-    ``load`` may be called from another thread; everything else belongs to the thread that called ``open``.
+    ``load`` and ``prepare`` may be called from other threads; all else belongs to the thread that called ``open``.
 
     Parameters
     ----------
@@ -111,9 +121,14 @@ class Model:
         """What may change a number beside the backend and the precision that the model is open in; mostly nothing."""
         return "; ".join(f"{name}: {session.variant}" for name, session in self._sessions.items() if session.variant)
 
-    def load(self, paths: Sequence[Path]) -> LoadedImage:
-        """Load the files of an instance or a series; raises ``UnsuitableImage``."""
-        return load_image(paths, self.manifest.input)
+    def load(self, paths: Sequence[Path], source: ImageSource | None = None) -> LoadedImage:
+        """Load the files of an instance or a series; see ``load_image``."""
+        return load_image(paths, self.manifest.input, source)
+
+    def prepare(self, image: Image) -> FirstTensor:
+        """Run the steps before the first network; raises as ``Preparation`` does."""
+        preparation = Preparation(image)
+        return FirstTensor(preparation, preparation.tensor(self._prepared(self.manifest.stages[0])))
 
     def open(self, gate: Gate | None = None) -> str:
         """Check the weights, load the networks and run each once; return the backend's name.
@@ -164,12 +179,14 @@ class Model:
         self._sessions.clear()
         self._backend = None
 
-    def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
+    def judge(
+        self, image: Image, stages: MutableMapping[str, float], first: FirstTensor | None = None
+    ) -> InferenceResult:
         """Run the model on an image; see ``judge_with_output``."""
-        return self.judge_with_output(image, stages)[1]
+        return self.judge_with_output(image, stages, first)[1]
 
     def judge_with_output(
-        self, image: Image, stages: MutableMapping[str, float]
+        self, image: Image, stages: MutableMapping[str, float], first: FirstTensor | None = None
     ) -> tuple[NDArray[Any], InferenceResult]:
         """Run the model on an image; return the last network's output too.
 
@@ -179,6 +196,8 @@ class Model:
             Gets the seconds that the networks ran (``infer``) and that everything else around them took: preparing
             counts as ``load``, and reading out is ``read_out``. What passes before the first network starts is added
             to ``to_infer``.
+        first
+            What ``prepare`` has made of the image; it is made now when it is left out.
 
         Raises
         ------
@@ -186,13 +205,14 @@ class Model:
             See ``Preparation``, ``Session`` and ``read_out``.
         """
         started = time.monotonic()
-        preparation = Preparation(image)
+        first = first or self.prepare(image)
+        preparation, tensor = first.preparation, first.tensor
+        stages[Stage.TO_INFER] = stages.get(Stage.TO_INFER, 0.0) + time.monotonic() - started
         infer_s = 0.0
-        for stage in self.manifest.stages:
+        for number, stage in enumerate(self.manifest.stages):
             session = self._sessions[stage.name]
-            tensor = preparation.tensor(self._prepared(stage))
-            if infer_s == 0.0:
-                stages[Stage.TO_INFER] = stages.get(Stage.TO_INFER, 0.0) + time.monotonic() - started
+            if number:
+                tensor = preparation.tensor(self._prepared(stage))
             output = session.run(tensor, time_limit_s=self.manifest.runtime.time_limit_s - infer_s)
             infer_s += session.seconds
             if stage.box is not None:

@@ -13,7 +13,8 @@ from appliance.domain.image import Image
 from appliance.domain.result import InferenceResult
 from appliance.errors import ApplianceError
 from appliance.imaging.loading import LoadedImage
-from appliance.pipeline.model import Gate, Model
+from appliance.imaging.source import ImageSource
+from appliance.pipeline.model import FirstTensor, Gate, Model
 
 T = TypeVar("T")
 
@@ -48,13 +49,17 @@ class ModelThread:
         """See ``Model.device_bytes``."""
         return self._model.device_bytes
 
-    def load(self, paths: Sequence[Path]) -> LoadedImage:
+    def load(self, paths: Sequence[Path], source: ImageSource) -> LoadedImage:
         """See ``Model.load``; on the thread of whoever calls, as it needs no session."""
-        return self._model.load(paths)
+        return self._model.load(paths, source)
 
-    def judge(self, image: Image, stages: MutableMapping[str, float]) -> InferenceResult:
+    def prepare(self, image: Image) -> FirstTensor:
+        """See ``Model.prepare``; on the thread of whoever calls."""
+        return self._model.prepare(image)
+
+    def judge(self, image: Image, stages: MutableMapping[str, float], first: FirstTensor) -> InferenceResult:
         """See ``Model.judge``; waits for it."""
-        return self._call(lambda: self._model.judge(image, stages))
+        return self._call(lambda: self._model.judge(image, stages, first))
 
     def close(self) -> None:
         """Free the networks once all that was asked for before is done, and end the thread; does not wait."""

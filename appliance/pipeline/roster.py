@@ -116,6 +116,14 @@ class Roster:
         """The jobs that nobody should claim here yet."""
         return [job for job, seat in self._by_job.items() if not seat.ready]
 
+    def serving(self) -> Sequence[ModelThread]:
+        """The models that are open, without those that run in the shadow only."""
+        return [
+            seat.thread
+            for (_, _, shadow), seat in self._by_job.items()
+            if seat.ready and seat.unusable is None and not shadow
+        ]
+
     def find(self, job: ClaimedJob) -> ModelThread | str:
         """The model that a claimed job is for, or why there is none."""
         seat = self._by_job.get((job.model, job.model_version, job.shadow))

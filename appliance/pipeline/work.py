@@ -8,17 +8,22 @@ from appliance.domain.result import InferenceResult
 from appliance.domain.states import Stage
 from appliance.imaging.loading import LoadedImage
 from appliance.journal.records import ClaimedJob
+from appliance.pipeline.model import FirstTensor
 from appliance.pipeline.model_thread import ModelThread
 
 
 @dataclass(slots=True)
 class Work:
-    """A claimed job, and what the stages have made of it so far; ``stages`` holds the seconds that each took."""
+    """A claimed job, and what the stages have made of it so far; ``stages`` holds the seconds that each took.
+
+    ``first`` is gone once the first network has had it.
+    """
 
     job: ClaimedJob
     model: ModelThread
     stages: dict[str, float]
     loaded: LoadedImage | None = None
+    first: FirstTensor | None = None
     result: InferenceResult | None = None
 
 

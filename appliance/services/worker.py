@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -31,6 +32,9 @@ def run_worker(name: str, settings: Settings, layout: StateLayout) -> int:
     def build(lifecycle: Lifecycle) -> Sequence[Part]:
         # Inference yields to reception, which has to answer within milliseconds.
         os.nice(settings.worker.nice)
+        # pydicom warns of values that break their VR, and repeats them; several threads read images here, and a filter
+        # that one of them sets for a while is no filter of its own.
+        warnings.simplefilter("ignore")
         journal = Journal(layout.journal)
         metrics = Metrics.for_role(name, layout.metrics)
         return [

@@ -77,8 +77,7 @@ def measure_latency(repeat: int, wanted: Sequence[str], per_second: float) -> di
                     shutil.rmtree(study)
                     if number:  # the first of each kind warms the file cache
                         samples[kind].append(sample)
-                    print(".", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
+                    print(f"{name}: {sample['complete → inference']:.0f} ms to the first network", file=sys.stderr)
             journal.close()
             busy_mb = memory_mb(daemon)
         finally:

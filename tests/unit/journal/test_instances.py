@@ -51,7 +51,7 @@ def test_a_one_instance_model_gets_its_job_at_once(journal: Journal) -> None:
     assert registration.jobs == 1
     job = claim(journal)
     assert (job.model, job.model_version, job.instance_id) == ("brain", "1.0.0", registration.instance_id)
-    assert job.paths == ("instances/1.2/1.2.3/1.1.dcm",)
+    assert tuple(path for path, _ in job.images) == ("instances/1.2/1.2.3/1.1.dcm",)
     assert (job.first_received_at, job.last_received_at, job.created_at) == (100, 100, 100)
     assert journal.overview.refusals(10) == [(registration.series_id, NO.model, NO.refusal)]
 
@@ -149,7 +149,7 @@ def test_complete_queues_a_job_for_each_yes(journal: Journal) -> None:
     assert journal.instances.next_due_at() is None
     job = claim(journal)
     assert (job.series_id, job.instance_id, job.revision) == (due[0].series_id, None, 1)
-    assert job.paths == ("instances/1.2/1.2.3/1.1.dcm", "instances/1.2/1.2.3/1.2.dcm")
+    assert tuple(path for path, _ in job.images) == ("instances/1.2/1.2.3/1.1.dcm", "instances/1.2/1.2.3/1.2.dcm")
     assert (job.first_received_at, job.last_received_at, job.created_at) == (100, 110, 145)
 
 
@@ -198,7 +198,7 @@ def test_a_late_image_opens_the_next_revision_and_supersedes_what_has_not_starte
     assert journal.jobs.claim("worker-0", 200, 60) is None
     due, jobs = complete(journal, 180)
     assert (due[0].revision, due[0].image_count, jobs) == (2, 2, [1])
-    assert len(claim(journal).paths) == 2
+    assert len(claim(journal).images) == 2
 
 
 def test_a_late_image_leaves_alone_what_runs_and_what_is_done(journal: Journal) -> None:
@@ -222,7 +222,7 @@ def test_a_running_job_has_only_the_images_of_its_revision(journal: Journal) -> 
     job = claim(journal)
     register(journal, received("1.2", at=150))
     journal.jobs.give_back(job, "worker-0")
-    assert claim(journal).paths == ("instances/1.2/1.2.3/1.1.dcm",)
+    assert tuple(path for path, _ in claim(journal).images) == ("instances/1.2/1.2.3/1.1.dcm",)
 
 
 def test_a_late_image_leaves_one_instance_jobs_alone(journal: Journal) -> None:

@@ -42,7 +42,9 @@ class FakeModel:
         may_open: threading.Event | None = None,
     ) -> None:
         runtime = SimpleNamespace(time_limit_s=0.1)
-        self.manifest = SimpleNamespace(name="model", version=version, key=f"model/{version}", runtime=runtime)
+        self.manifest = SimpleNamespace(
+            name="model", version=version, key=f"model/{version}", runtime=runtime, input=None, scope="instance"
+        )
         self._judge, self._opening, self._may_open = judge, opening, may_open
         self.opened = self.closed = 0
 
@@ -54,10 +56,13 @@ class FakeModel:
         self.opened += 1
         return "fake"
 
-    def load(self, paths: Sequence[Path]) -> Any:
+    def load(self, paths: Sequence[Path], source: object) -> Any:
         return SimpleNamespace(image=None, datasets=())
 
-    def judge(self, image: Any, stages: MutableMapping[str, float]) -> Any:
+    def prepare(self, image: Any) -> Any:
+        return SimpleNamespace()
+
+    def judge(self, image: Any, stages: MutableMapping[str, float], first: object) -> Any:
         return self._judge()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class Model:
         self.calls.append(("open", threading.get_ident()))
         return "fake"
 
-    def judge(self, image: Any, stages: Any) -> Any:
+    def judge(self, image: Any, stages: Any, first: Any) -> Any:
         assert self.may_judge.wait(30)
         self.calls.append(("judge", threading.get_ident()))
         raise InferenceFailed("no memory")
@@ -43,7 +43,7 @@ def test_everything_happens_on_one_thread_of_its_own(model: Model) -> None:
     assert thread.open(None) == "fake"
     model.may_judge.set()
     with pytest.raises(InferenceFailed, match="no memory"):
-        thread.judge(None, {})  # type: ignore[arg-type]
+        thread.judge(None, {}, None)  # type: ignore[arg-type]
     thread.close()
     thread.join(30)
     assert [name for name, _ in model.calls] == ["open", "judge", "close"]
