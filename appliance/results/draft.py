@@ -86,7 +86,7 @@ def draft_of(result: InferenceResult, sources: SourceImages, language: Language)
         notes.insert(0, image.spacing_note)
     series = numbers(sources.first, "SeriesNumber")
     written = _template(language).render(
-        title=result.title,
+        title=_one_line(result.title),
         modality=words.modalities.get(image.modality, image.modality),
         study_date=_date(text(sources.first, "StudyDate"), words),
         series=f"{series[0]:.0f}" if series else "",
@@ -103,15 +103,20 @@ def draft_of(result: InferenceResult, sources: SourceImages, language: Language)
             for finding in result.findings
         ],
         overall=[words.value(measurement) for measurement in result.overall],
-        notes=notes,
-        intended_use=result.intended_use,
+        notes=[note for note in map(_one_line, notes) if note],
+        intended_use=_one_line(result.intended_use),
     )
-    return [_paragraph(" ".join(line.split())) for line in written.splitlines() if line.strip()]
+    return [_paragraph(line.strip()) for line in written.split("\n") if line.strip()]
 
 
 def as_text(paragraphs: Sequence[Paragraph]) -> list[str]:
     """A draft as lines of text."""
     return [f"- {one.words}" if one.kind == "item" else one.words for one in paragraphs]
+
+
+def _one_line(words: str) -> str:
+    """A line break in a package's words would begin a paragraph."""
+    return " ".join(words.split())
 
 
 def _paragraph(line: str) -> Paragraph:

@@ -74,7 +74,8 @@ def test_algorithm_identification(mr: Example) -> None:
 def test_notes_and_intended_use_are_comments(mr: Example) -> None:
     notes = ("Slices ≤ 1 mm – good.", "µ and ² are written plainly.", " ", "A\nbreak\x00\x1b.")
     result = replace(mr.result, notes=notes)
-    comments = read_comments(write_report(result, mr.sources, mr.context, None))
+    *comments, draft = read_comments(write_report(result, mr.sources, mr.context, None))
+    assert "\r\n- A break  .\r\n" in draft
     assert comments == [
         "AI result, for research use, verify.",
         "Intended use: An example of a result. Not for clinical use.",
