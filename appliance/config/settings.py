@@ -220,7 +220,7 @@ class Ris(RemoteNode):
 class Mpps(Section):
     """Modality Performed Procedure Steps: what modalities say of their work."""
 
-    enabled: Annotated[bool, Field(description="Whether the DICOM node takes them")] = True
+    enabled: Annotated[bool, Field(description="Whether the DICOM node takes them; each is kept for 30 days")] = True
     ris: Annotated[Ris | None, Field(description="Where all of them are sent on to; absent: nowhere")] = None
 
 

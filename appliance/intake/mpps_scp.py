@@ -24,6 +24,7 @@ from appliance.intake.procedure_step import (
     INVALID_SOP_INSTANCE,
     NO_LONGER_UPDATED,
     NO_SUCH_OBJECT,
+    NO_SUCH_SOP_CLASS,
     PROCESSING_FAILURE,
     StepRefused,
     changed,
@@ -79,17 +80,19 @@ class MppsScp:
             uid = generate_uid(None)
             answer = Dataset()
             answer.AffectedSOPInstanceUID = uid
-        return self._answer(lambda: self._create(str(uid), event)), answer
+        return self._answer(event.request.AffectedSOPClassUID, lambda: self._create(str(uid), event)), answer
 
     def _set(self, event: Any) -> tuple[Dataset, Dataset | None]:
         """EVT_N_SET (PS3.4 section F.7.2.2)."""
         uid = str(event.request.RequestedSOPInstanceUID)
-        return self._answer(lambda: self._change(uid, event)), None
+        return self._answer(event.request.RequestedSOPClassUID, lambda: self._change(uid, event)), None
 
-    def _answer(self, act: Callable[[], str]) -> Dataset:
+    def _answer(self, sop_class_uid: object, act: Callable[[], str]) -> Dataset:
         """Do it; return the status data set (PS3.7 section C.5)."""
         answer = Dataset()
         try:
+            if str(sop_class_uid) not in self.sop_class_uids:
+                raise StepRefused(NO_SUCH_SOP_CLASS, "the SOP class is not that of the context")
             outcome = act()
             answer.Status = SUCCESS
         except StepRefused as refusal:

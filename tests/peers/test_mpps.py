@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from io import BytesIO
@@ -12,8 +13,9 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
-from pynetdicom.sop_class import CTImageStorage, ModalityPerformedProcedureStep
+from pynetdicom.sop_class import CTImageStorage, ModalityPerformedProcedureStep, ModalityPerformedProcedureStepRetrieve
 
+from appliance.spool.group_sync import GroupSync
 from tests.support.dicom_factory import Subject, ct_series, ct_voxels, write_datasets
 from tests.support.peers import needs_dcmtk
 from tests.support.procedure_steps import begun, change, create, ended, modality
@@ -120,6 +122,32 @@ def test_what_is_refused_and_how(reception: Reception) -> None:
             assert found.ErrorComment == "the step may no longer be updated"
     assert steps(reception) == [(STEP, "completed", 2)]
     assert reception.metrics.procedure_steps.labels("refused")._value.get() == 10
+
+
+def test_another_sop_class_in_the_context_of_a_step(reception: Reception) -> None:
+    port = reception.start_node()
+    other, context = ModalityPerformedProcedureStepRetrieve, ModalityPerformedProcedureStep
+    with modality(port) as association:
+        create(association, STEP, begun())
+        assert association.send_n_create(begun(), other, "1.2.9", meta_uid=context)[0].Status == 0x0118
+        assert association.send_n_set(ended(images(1)), other, STEP, meta_uid=context)[0].Status == 0x0118
+        # The library takes it for a storage request by its class.
+        assert association.send_n_create(begun(), CTImageStorage, "1.2.9", meta_uid=context)[0].Status == 0xC000
+    assert steps(reception) == [(STEP, "in progress", 0)]
+
+
+def test_a_disk_that_fails_is_no_promise(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer waits for the journal's log to be on the disk."""
+    port = reception.start_node()
+
+    def fail(self: GroupSync) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with modality(port) as association:
+        with monkeypatch.context() as patch:
+            patch.setattr(GroupSync, "wait", fail)
+            assert create(association, STEP, begun()).Status == 0x0213
+        assert create(association, "1.2.840.1.9", begun()).Status == 0
 
 
 def test_a_uid_of_our_own_where_the_modality_leaves_it_to_us(reception: Reception) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydicom.data import get_testdata_file
 
+from appliance.errors import RejectedInput
 from appliance.intake.part10 import scan_file
 from appliance.intake.signs import announced_images
 from tests.support.received_files import data_set, part10, text
@@ -31,3 +33,21 @@ def test_announced_images(tmp_path: Path, number: str, image_type: str, frames: 
     path = tmp_path / "image"
     path.write_bytes(part10(data_set(extra=extra)))
     assert announced_images(scan_file(path, max_bytes=1 << 20)) == announced
+
+
+def test_what_real_scanners_say_is_true_or_not_taken() -> None:
+    """Philips writes the series' number, GE 1 for each slice, and projections keep their sources' number."""
+    series: dict[str, list[tuple[int, int]]] = {}
+    for path in Path(get_testdata_file("DICOMDIR", download=False) or "").parent.rglob("*"):
+        if path.is_file() and path.name != "DICOMDIR":
+            try:
+                scanned = scan_file(path, max_bytes=1 << 24)
+            except RejectedInput:
+                continue
+            said = series.setdefault(scanned.series_instance_uid, [])
+            said.append((scanned.images_in_acquisition, announced_images(scanned)))
+    saying = {uid: said for uid, said in series.items() if any(number for number, _ in said)}
+    assert len(saying) >= 7
+    for said in saying.values():
+        assert {announced for _, announced in said} in ({0}, {len(said)})
+    assert {announced for said in saying.values() for _, announced in said} == {0, 3}
