@@ -214,12 +214,15 @@ class Retention:
         )
         return None if row is None else row["first_received_at"]
 
-    def received_bytes(self, since: float) -> int:
-        """Bytes of images that came since a moment, whether or not they are here still. Reads each of them once."""
-        connection = self._database.connection()
-        here = connection.execute("SELECT total(bytes) FROM instance WHERE received_at >= ?", (since,)).fetchone()[0]
-        gone = connection.execute("SELECT total(bytes) FROM deletion WHERE first_received_at >= ?", (since,))
-        return int(here + gone.fetchone()[0])
+    def taken_bytes(self, since: float) -> int:
+        """Bytes of images that came and results that were made since a moment, whether or not they are here still.
+
+        Its hour is counted whole. Costs the same however much it was.
+        """
+        found = self._database.connection().execute(
+            "SELECT IFNULL(sum(bytes), 0) FROM taken_room WHERE hour >= ?", (int(since // 3600),)
+        )
+        return int(found.fetchone()[0])
 
     def shrink(self, pages: int) -> None:
         """Give up to so many unused pages (one or more) back to the disk.

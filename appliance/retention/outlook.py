@@ -20,7 +20,7 @@ def room_days(journal: Journal, spool: Spool, target_free_bytes: int) -> float:
     now = time.time()
     oldest = journal.retention.oldest_received_at()
     days = _LOOK_BACK_DAYS if oldest is None else min(_LOOK_BACK_DAYS, max(1.0, (now - oldest) / _DAY_S))
-    received = journal.retention.received_bytes(now - days * _DAY_S)
-    if not received:
+    taken = journal.retention.taken_bytes(now - days * _DAY_S)
+    if not taken:
         return math.inf
-    return max(0.0, (spool.free_bytes() - target_free_bytes) * days / received)
+    return max(0.0, (spool.free_bytes() - target_free_bytes) * days / taken)

@@ -13,6 +13,7 @@ import pytest
 
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered
+from appliance.journal.retention import Limits
 from tests.support.full_journal import DESTINATION, MODEL, Filling, fill_journal
 from tests.unit.journal.makers import YES, claim, complete, received, register, succeed
 
@@ -115,6 +116,9 @@ QUESTIONS: dict[str, Callable[[Journal], object]] = {
     "newest series": lambda journal: journal.overview.series(20),
     "newest jobs": lambda journal: journal.overview.jobs(20),
     "failed jobs": lambda journal: journal.overview.failed_jobs(20),
+    "deletions": lambda journal: (journal.retention.totals(), journal.retention.newest(20)),
+    "the oldest that is here": lambda journal: journal.retention.oldest_received_at(),
+    "room that was taken": lambda journal: journal.retention.taken_bytes(NOW - 7200),
 }  # fmt: skip
 
 
@@ -160,3 +164,29 @@ def test_what_may_not_be_claimed_yet_is_passed_over_in_the_index(journals: dict[
         queued,
         "SEARCH job USING COVERING INDEX job_available",
     ]
+
+
+_CHILDREN = """SELECT child.name AS child, key."from" AS column
+    FROM sqlite_schema child, pragma_foreign_key_list(child.name) key
+    WHERE child.type = 'table' AND key."table" <> 'deletion'"""  # which is never deleted itself
+_INDEXED = """SELECT 1 FROM pragma_index_list(:child) list, pragma_index_info(list.name) info
+    WHERE info.seqno = 0 AND info.name = :column
+    UNION SELECT 1 FROM pragma_table_info(:child) WHERE pk = 1 AND name = :column"""
+
+
+def test_every_foreign_key_has_an_index(journals: dict[str, Journal]) -> None:
+    """SQLite looks for the rows that refer to one that is deleted; without an index it reads all of them."""
+    connection = journals["little"].instances._database.connection()
+    keys = [dict(row) for row in connection.execute(_CHILDREN)]
+    assert len(keys) >= 10
+    assert [key for key in keys if connection.execute(_INDEXED, key).fetchone() is None] == []
+
+
+def test_a_deletion_costs_what_it_deletes(journals: dict[str, Journal]) -> None:
+    limits = Limits(NOW - 1, NOW - 1)
+
+    def delete(journal: Journal) -> None:
+        study = journal.instances._database.connection().execute("SELECT min(study_id) FROM study").fetchone()[0]
+        assert journal.retention.delete_series(study, limits, reason="age", now=NOW) is not None
+
+    assert_flat(journals, delete)

@@ -204,13 +204,13 @@ def test_files_that_could_not_be_taken(journal: Journal) -> None:
         assert names.has("rejected/200") and not names.has("rejected/100")
 
 
-def test_how_much_came_counts_what_has_gone_again(journal: Journal) -> None:
+def test_how_much_room_was_taken_counts_what_has_gone_again(journal: Journal) -> None:
     judged(journal, "1", at=100)
-    judged(journal, "2", at=200)
-    assert [journal.retention.received_bytes(since) for since in (0, 150, 250)] == [2000, 1000, 0]
-    delete_all(journal, Limits(150, 0))
-    assert journal.retention.received_bytes(150) == 1000
-    assert journal.retention.received_bytes(0) == 1000 + 9000  # with its results: they took room too
+    judged(journal, "2", at=3800)
+    taken = [journal.retention.taken_bytes(since) for since in (0, 3599, 3700, 7200)]
+    assert taken == [18000, 18000, 9000, 0], "an image of 1000 bytes and four results of 2000, each in its hour"
+    assert delete_all(journal)
+    assert journal.retention.taken_bytes(0) == 18000
 
 
 def test_the_file_shrinks(journal: Journal, sql: sqlite3.Connection) -> None:
