@@ -75,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     requeue.add_argument("--procedure-steps", action="store_true", help="all failed messages to the RIS")
     requeue.set_defaults(command=_requeue)
 
+    doctor = commands.add_parser("doctor", parents=[common], help="does the journal say what the spool holds?")
+    doctor.add_argument("--repair", action="store_true", help="mend what can be; the appliance has to stand still")
+    doctor.add_argument("--deep", action="store_true", help="sum the bytes of every file")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(command=_doctor)
     backup = commands.add_parser("backup", parents=[common], help="copy journal and spool while everything runs")
     backup.add_argument("target", type=Path, metavar="TARGET", help="a folder; one with a backup gets what is new")
     backup.set_defaults(command=_backup)
@@ -207,6 +212,12 @@ def _requeue(parsed: argparse.Namespace) -> int:
         destination=parsed.destination,
         procedure_steps=parsed.procedure_steps,
     )
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from appliance.cli.doctor import doctor
+
+    return doctor(parsed.config, parsed.state_dir, repair=parsed.repair, deep=parsed.deep, as_json=parsed.json)
 
 
 def _backup(parsed: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             "water_mark_bytes": settings.storage.min_free_bytes,
         },
         "retention": _retention(journal, settings, now),
+        "lost_images": {str(series): count for series, count in journal.overview.lost().items()},
         "kept_apart": asdict(journal.overview.kept_apart()),
         "deliveries": [
             {
@@ -226,6 +227,8 @@ def _alarms(status: dict[str, Any]) -> list[str]:
             f"NOTE   {_mebibytes(disk['free_bytes'])} free: the oldest studies are deleted until it is "
             f"{_mebibytes(target)}. If it stays so, nothing more may be deleted: free space"
         )
+    for series, count in status["lost_images"].items():
+        alarms.append(f"LOST   the files of {count} image(s) of series {series}. Send it again; see: appliance doctor")
     apart = status["kept_apart"]
     if apart["conflicts"]:
         alarms.append(

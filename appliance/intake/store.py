@@ -230,11 +230,26 @@ class InstanceStore:
                 series_id = self._store(incoming, scanned, sha256, received_at)
                 acceptance = Acceptance(Outcome.STORED, scanned.series_instance_uid, series_id, scanned.frames)
             elif known.sha256 == sha256:
+                if not self.spool.absolute(known.path).is_file():
+                    self._put_back(incoming, scanned, known, received_at)
                 acceptance = Acceptance(Outcome.DUPLICATE, scanned.series_instance_uid, None, scanned.frames)
             else:
                 self._keep_apart(incoming, scanned, known, sha256, received_at)
                 acceptance = Acceptance(Outcome.CONFLICT, scanned.series_instance_uid, None, scanned.frames)
         return acceptance, size
+
+    def _put_back(self, incoming: Incoming, scanned: ScannedInstance, known: KnownInstance, received_at: float) -> None:
+        """Give a known image whose file is gone its file again: a failed disk, say, or somebody who cleaned up."""
+        whole = incoming if scanned.has_head else self._with_head(incoming, scanned)
+        try:
+            whole.promise(received_at)
+            self.spool.incoming.place(whole.path, self.spool.absolute(known.path))
+            self._journal.instances.found(known.instance_id)
+            self.spool.incoming.follow(whole.path)
+        finally:
+            if whole is not incoming:
+                whole.close()
+        _log.warning("instance %d, whose file was gone, was sent again and has it back", known.instance_id)
 
     def _store(self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float) -> int:
         if scanned.has_head:

@@ -114,6 +114,25 @@ class Database:
         """The value of a pragma that is a number (https://sqlite.org/pragma.html)."""
         return int(self.connection().execute(f"PRAGMA {name}").fetchone()[0])
 
+    def rewrite(self) -> None:
+        """Write the file anew, without unused pages; later ones can then be given back. Nobody may use it meanwhile.
+
+        Raises
+        ------
+        OSError
+            There is no room for a second copy.
+        """
+        connection = self.connection()
+        try:
+            # The kind of file can be changed only outside of WAL mode.
+            for statement in ("journal_mode = DELETE", "auto_vacuum = INCREMENTAL"):
+                connection.execute(f"PRAGMA {statement}").fetchall()
+            connection.execute("VACUUM")
+        except sqlite3.Error as error:
+            raise _in_our_words(error) from error
+        finally:
+            _enter_wal_mode(connection)
+
     def flush(self) -> None:
         """Return once every commit that this process has seen is on the disk; raises ``OSError`` as a commit would.
 

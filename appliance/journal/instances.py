@@ -29,6 +29,11 @@ class Instances:
         )
         return None if row is None else KnownInstance(row["instance_id"], row["sha256"], row["path"])
 
+    def found(self, instance_id: int) -> None:
+        """The file of an image that was noted as lost is there again."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM lost_instance WHERE instance_id = ?", (instance_id,))
+
     def register(
         self,
         instance: ReceivedInstance,

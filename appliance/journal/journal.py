@@ -10,6 +10,7 @@ from appliance.journal.database import Database
 from appliance.journal.deliveries import Deliveries
 from appliance.journal.expectations import Expectations
 from appliance.journal.following import Following
+from appliance.journal.inspection import Inspection
 from appliance.journal.instances import Instances
 from appliance.journal.jobs import Jobs
 from appliance.journal.overview import Overview
@@ -44,6 +45,7 @@ class Journal:
         self.retention = Retention(self._database)
         self.tombstones = Tombstones(self._database)
         self.waits = Waits(self._database)
+        self.inspection = Inspection(self._database)
 
     def flush(self) -> None:
         """Bring to the disk what a query has found: see ``Database.flush``."""

@@ -139,6 +139,13 @@ class Overview:
         newest = connection.execute("SELECT message FROM rejection ORDER BY rejection_id DESC LIMIT 1").fetchone()
         return KeptApart(conflicts, rejections, None if newest is None else newest["message"])
 
+    def lost(self) -> dict[int, int]:
+        """How many images of each series have lost their files, as ``appliance doctor`` noted; mostly empty."""
+        rows = self._database.connection().execute(
+            "SELECT series_id, count(*) AS lost FROM lost_instance JOIN instance USING (instance_id) GROUP BY series_id"
+        )
+        return {row["series_id"]: row["lost"] for row in rows}
+
     def stages(self, job_id: int) -> dict[str, float]:
         """Seconds that each stage of a job's last attempt took."""
         rows = self._database.connection().execute(

@@ -131,7 +131,7 @@ def run_role(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: lifecycle.request_stop())
     _end_with_supervisor(lifecycle)
-    with _only_one(name, layout):
+    with only_one(name, layout):
         ready_file.unlink(missing_ok=True)  # of a life that was killed
         started: list[Part] = []
         try:
@@ -156,8 +156,14 @@ def run_role(
     return EXIT_FATAL if lifecycle.failed else EXIT_OK
 
 
-def _only_one(name: str, layout: StateLayout) -> IO[str]:
-    """Hold the role's lock for as long as the returned file is open; the kernel drops it whatever ends the process."""
+def only_one(name: str, layout: StateLayout) -> IO[str]:
+    """Hold the role's lock for as long as the returned file is open; the kernel drops it whatever ends the process.
+
+    Raises
+    ------
+    ConfigurationError
+        The role runs already.
+    """
     lock = (layout.run / f"{name}.lock").open("w", encoding="ascii")
     # The console asks whether a role runs by taking the lock for a moment: only a lock that stays is another role.
     deadline = time.monotonic() + _LOCK_PATIENCE_S

@@ -267,6 +267,14 @@ class IncomingFolder:
                 while ready:
                     ready.pop().unlink(missing_ok=True)
 
+    def take_in(self, path: Path) -> None:
+        """Let a file of the spool, whose bytes are on the disk, be promised as if it had just arrived: the next start
+        registers it. Its source is taken to be ``dicom``.
+        """
+        path.chmod(_WHOLE)
+        os.link(path, self.folder / f"dicom-{self._life}-{next(self._numbers)}.dcm")
+        fsync_folder(self.folder)
+
     def has(self, inode: int) -> bool:
         """Whether a file that is being received, or not finished, has this inode number."""
         with os.scandir(self.folder) as entries:
