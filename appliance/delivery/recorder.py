@@ -18,6 +18,10 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 32
 """Answers that may wait for their commit. What waits would be sent again after a kill, so there is an end to it."""
 
+_PACE_S = 0.002
+"""Commits are at least this far apart: the first answer after a pause is committed at once, but of a quick stream of
+small objects each would cost more than its way to the archive."""
+
 _FLUSH_S = 0.2
 """How long a commit may wait for the disk: a power failure makes destinations see the objects of this time again."""
 
@@ -26,7 +30,7 @@ class Recorder:
     """One thread for all destinations: whatever was answered during one commit shares the next.
 
     A commit follows an answer at once, so that a process that is killed sends nothing again but what was answered in
-    the millisecond before. The disk follows a little later, as nothing is lost by an object that is sent again.
+    the two milliseconds before. The disk follows a little later, as nothing is lost by an object that is sent again.
 
     Parameters
     ----------
@@ -40,6 +44,7 @@ class Recorder:
         self._condition = threading.Condition()
         self._waiting: list[Answered] = []
         self._stopping = self._ended = False
+        self._committed_at = 0.0  # by time.monotonic
         self._unflushed_since: float | None = None  # by time.monotonic
         self._thread = GuardedThread("recorder", self._run, on_fatal)
 
@@ -75,6 +80,7 @@ class Recorder:
                 answered = self._next()
                 if answered:
                     self._journal.deliveries.delivered(answered)
+                    self._committed_at = time.monotonic()
                     self._unflushed_since = self._unflushed_since or time.monotonic()
                     for answer in answered:
                         self._tell(answer)
@@ -92,6 +98,8 @@ class Recorder:
         """Wait for answers; none of them means that it is time for the disk, or to end."""
         with self._condition:
             self._condition.wait_for(lambda: self._waiting or self._stopping, self._flush_in_s())
+        time.sleep(max(0.0, self._committed_at + _PACE_S - time.monotonic()))
+        with self._condition:
             answered, self._waiting = self._waiting, []
             self._condition.notify_all()
             return answered
