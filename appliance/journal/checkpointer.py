@@ -6,9 +6,12 @@ quarter of a second and more after somebody has read for long and the log has gr
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -24,10 +27,17 @@ _PATIENCE_S = 0.05
 
 
 class Checkpointer:
-    """Looks after the log of one journal file; usable from any thread."""
+    """Looks after the log of one journal file; usable from any thread.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    on_sync_failed
+        Called when SQLite could not sync: what was committed and not synced before may be lost.
+    """
+
+    def __init__(self, path: Path, on_sync_failed: Callable[[OSError], None]) -> None:
         self._path = path
+        self._on_sync_failed = on_sync_failed
         self._log_file = path.with_name(f"{path.name}-wal")
         self._lock = threading.Lock()
         self._commits = 0
@@ -54,8 +64,10 @@ class Checkpointer:
     def _run(self) -> None:
         try:
             self.checkpoint()
-        except (sqlite3.Error, OSError) as error:
-            # The log has everything still; whether it is on the disk is what the promises wait for, not this.
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_FSYNC:
+                self._on_sync_failed(OSError(errno.EIO, os.strerror(errno.EIO)))
+            # Anything else is no matter: the log has everything still.
             _log.warning("the journal's log cannot be brought into the journal (%s); it is tried again", error)
 
     def checkpoint(self) -> None:

@@ -39,7 +39,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._log = GroupSync(path.with_name(f"{path.name}-wal"))
-        self._checkpointer = Checkpointer(path)
+        self._checkpointer = Checkpointer(path, self._log.fail)
         self._local = threading.local()
         self._all: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()

@@ -46,6 +46,11 @@ class GroupSync:
         if self._failure is not None:
             raise SyncFailed(self._failure.errno, self._failure.strerror)
 
+    def fail(self, failure: OSError) -> None:
+        """Another sync of the file failed: the kernel tells of that once, and nobody here will hear of it again."""
+        with self._condition:
+            self._failure = failure
+
     def _lead(self) -> None:
         """Sync for all that wait; the lock is free meanwhile."""
         self._leading = True
