@@ -104,6 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--json", action="store_true", help="print the results as JSON")
     infer.set_defaults(command=_infer)
 
+    destinations = commands.add_parser("destinations", help="where results go").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    testing = destinations.add_parser(
+        "test", parents=[common], help="send the result of a test patient in every form; tells what is accepted"
+    )
+    testing.add_argument("name", metavar="NAME", help="of the destination in the settings")
+    testing.add_argument("--json", action="store_true", help="for programs")
+    testing.set_defaults(command=_destinations_test)
+
     models = commands.add_parser("models", help="model packages").add_subparsers(required=True, metavar="COMMAND")
     listing = models.add_parser("list", parents=[common], help="all packages, and whether they can run here")
     listing.add_argument("--json", action="store_true", help="for programs")
@@ -244,6 +254,12 @@ def _infer(parsed: argparse.Namespace) -> int:
         forms=parsed.forms,
         as_json=parsed.json,
     )
+
+
+def _destinations_test(parsed: argparse.Namespace) -> int:
+    from appliance.cli.destinations import test_destination
+
+    return test_destination(parsed.config, parsed.name, as_json=parsed.json)
 
 
 def _models_list(parsed: argparse.Namespace) -> int:
