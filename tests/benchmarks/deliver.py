@@ -20,6 +20,7 @@ import yaml
 from pydicom import dcmread
 
 from appliance.config.layout import StateLayout
+from tests.benchmarks.forward import measure_forward
 from tests.benchmarks.images import copies, ct_slice, dx_image, template
 from tests.support.outbox import Outbox, pacs
 from tests.support.peers import DcmtkStoreScp
@@ -38,7 +39,7 @@ class Sample:
 
 
 def measure_deliver(rounds: int, count: int) -> dict[str, object]:
-    """Send ``count`` CT slices, as many SR documents, and some radiographs, in turns; print the medians."""
+    """Send CT slices, SR documents and radiographs, in turns, then forward CT slices; print the medians."""
     # Without it Nagle's algorithm, which Debian's dcmtk leaves on, costs senders and receivers 40 ms for each image.
     os.environ["TCP_NODELAY"] = "1"
     with tempfile.TemporaryDirectory(dir=REPOSITORY / ".cache", prefix="deliver-") as name, ExitStack() as stack:
@@ -67,12 +68,13 @@ def measure_deliver(rounds: int, count: int) -> dict[str, object]:
                     print(".", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         memory = sender.process.memory_info().rss >> 20
-    figures = {
-        work: {who: _figures(sample, number, len(content)) for who, sample in samples[work].items()}
-        for work, (content, number) in works.items()
-    }
-    _show(figures, memory, rounds)
-    return {"rounds": rounds, "delivery": figures, "memory_mb": memory}
+        figures = {
+            work: {who: _figures(sample, number, len(content)) for who, sample in samples[work].items()}
+            for work, (content, number) in works.items()
+        }
+        _show(figures, memory, rounds)
+        forwarding = measure_forward(root, rounds, count)
+    return {"rounds": rounds, "delivery": figures, "forwarding": forwarding, "memory_mb": memory}
 
 
 class _Sender:

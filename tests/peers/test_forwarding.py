@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -101,6 +102,22 @@ class TestDcmtk:
             assert storescu(way.port, files)
             wait_for(lambda: len(scp.files()) == 21 and way.outbox.are_delivered(), 20, what="the images")
             assert sorted(map(data_set_bytes, scp.files())) == sorted(map(data_set_bytes, files)) == way.kept()
+
+    def test_a_pacs_of_implicit_vr_only_gets_the_same_elements(self, tmp_path: Path, ways: list[Way]) -> None:
+        with DcmtkStoreScp(tmp_path / "pacs", "+xi") as scp:
+            way = Way(tmp_path / "state", forwarding(scp.port))
+            ways.append(way)
+            images = [*slices(2), radiograph(chest_pixels(500, 400), "DX")]
+            way.send(images)
+            way.outbox.sender(forwarding(scp.port))
+            wait_for(way.outbox.are_delivered, what="the images")
+            received = {dataset.SOPInstanceUID: dataset for dataset in map(dcmread, scp.files())}
+        for image in images:
+            arrived = received[image.SOPInstanceUID]
+            assert arrived.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+            assert [(element.tag, element.value) for element in arrived] == [
+                (element.tag, element.value) for element in image if element.tag.group != 2
+            ]
 
     def test_an_image_that_comes_twice_leaves_once(self, tmp_path: Path, ways: list[Way]) -> None:
         files = write_datasets(slices(3), tmp_path / "images")
