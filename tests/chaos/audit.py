@@ -12,7 +12,7 @@ import json
 import sqlite3
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,43 +144,52 @@ class Audit:
         return finding
 
     def _delivered(self, journal: sqlite3.Connection) -> Iterable[Finding]:
-        """Each result is at the PACS, the same to the byte, and nothing else is."""
-        rows = list(
-            journal.execute(
-                "SELECT r.sop_instance_uid, r.path, r.sha256, d.state, d.message, count(d.delivery_id) AS deliveries"
-                " FROM result r LEFT JOIN delivery d ON d.result_id = r.result_id AND d.destination = ?"
-                " GROUP BY r.result_id",
-                (self._destination,),
-            )
-        )
+        """Each result, and each image, is at the PACS, the same to the byte, and nothing else is."""
         copies = defaultdict(list)
         for path in sorted(self._pacs.iterdir()):
             content = path.read_bytes()
             copies[sop_instance_uid_of(content)].append(_sha256_of_data_set(content))
-        outbox = Finding("deliveries done", len(rows), 0)
-        held = Finding("results at the PACS, to the byte", len(rows), 0)
-        for row in rows:
-            uid = row["sop_instance_uid"]
-            if row["deliveries"] != 1:
-                (outbox.doubled if row["deliveries"] else outbox.lost).append(f"{uid}: {row['deliveries']} deliveries")
-            elif row["state"] != "delivered":
-                outbox.stuck.append(f"{uid} is {row['state']}: {row['message']}")
-            else:
-                outbox.held += 1
-            path = self._spool / row["path"]
-            content = path.read_bytes() if path.exists() else b""
-            if hashlib.sha256(content).hexdigest() != row["sha256"]:
-                held.lost.append(f"{uid}: its file in the spool is not what was committed")
-            elif _sha256_of_data_set(content) not in copies[uid]:
-                held.lost.append(f"{uid} is not at the PACS")
-            elif len(set(copies[uid])) > 1:
-                held.doubled.append(f"{uid} came with different content")
-            else:
-                held.held += 1
-        known = {row["sop_instance_uid"] for row in rows}
-        held.doubled += [f"{uid} is at the PACS, but in no result" for uid in copies if uid not in known]
+        results = {
+            row["sop_instance_uid"]: self._sha256_of_result(row["path"], row["sha256"])
+            for row in journal.execute("SELECT sop_instance_uid, path, sha256 FROM result")
+        }
+        images = {uid: promise.sha256 for uid, promise in self._promises.items()}
+        for what, table, wanted in (("results", "result", results), ("images", "instance", images)):
+            yield self._outbox(journal, what, table, wanted)
+            yield _held(what, wanted, copies)
+        strangers = [uid for uid in copies if uid not in results and uid not in images]
+        yield Finding("nothing else at the PACS", 0, 0, doubled=[f"{uid} is in no row" for uid in strangers])
         repeats = sum(len(found) - 1 for found in copies.values() if found)
-        return outbox, held, Finding("(the same object sent to the PACS again)", repeats, repeats)
+        yield Finding("(the same object sent to the PACS again)", repeats, repeats)
+
+    def _sha256_of_result(self, relative: str, sha256: str) -> str:
+        """Of its data set; of nothing, if its file is not the one that was committed."""
+        path = self._spool / relative
+        content = path.read_bytes() if path.exists() else b""
+        return _sha256_of_data_set(content) if hashlib.sha256(content).hexdigest() == sha256 else ""
+
+    def _outbox(self, journal: sqlite3.Connection, what: str, table: str, wanted: Mapping[str, str]) -> Finding:
+        """Each of them has one delivery, which is done."""
+        found = Finding(f"deliveries of {what} done", len(wanted), 0)
+        rows = {
+            row["sop_instance_uid"]: row
+            for row in journal.execute(
+                f"SELECT o.sop_instance_uid, d.state, d.message, count(d.delivery_id) AS deliveries FROM {table} o"
+                f" LEFT JOIN delivery d ON d.{table}_id = o.{table}_id AND d.destination = ? GROUP BY o.{table}_id",
+                (self._destination,),
+            )
+        }
+        for uid in wanted:
+            row = rows.get(uid)
+            if row is None or not row["deliveries"]:
+                found.lost.append(f"{uid} has no delivery")
+            elif row["deliveries"] > 1:
+                found.doubled.append(f"{uid} has {row['deliveries']} deliveries")
+            elif row["state"] != "delivered":
+                found.stuck.append(f"{uid} is {row['state']}: {row['message']}")
+            else:
+                found.held += 1
+        return found
 
     def _left(self, journal: sqlite3.Connection) -> Finding:
         """Nothing waits any more, and no litter is left."""
@@ -205,6 +214,22 @@ class Audit:
             if (found := counted.fetchone()[0]) != row["rows"]:
                 stuck.append(f"the tally says {row['rows']} {row['machine']} {row['state']}, there are {found}")
         return Finding("nothing left over", 0, 0, stuck=stuck)
+
+
+def _held(what: str, wanted: Mapping[str, str], copies: Mapping[str, list[str]]) -> Finding:
+    """Each of them is at the PACS with its own bytes, and never came with others."""
+    found = Finding(f"{what} at the PACS, to the byte", len(wanted), 0)
+    for uid, sha256 in wanted.items():
+        here = copies.get(uid, [])
+        if not sha256:
+            found.lost.append(f"{uid}: its file in the spool is not what was committed")
+        elif sha256 not in here:
+            found.lost.append(f"{uid} is not at the PACS")
+        elif len(set(here)) > 1:
+            found.doubled.append(f"{uid} came with different content")
+        else:
+            found.held += 1
+    return found
 
 
 def _sha256_of_data_set(part10: bytes) -> str:

@@ -44,7 +44,7 @@ class Figures:
     connections_to_pacs: int
 
 
-def run_campaign(root: Path, seconds: float, seed: int, *, kill_every_s: float = 2.5) -> Figures:
+def run_campaign(root: Path, seconds: float, seed: int, *, kill_every_s: float = 2.5, load: float = 1.0) -> Figures:
     """Run a campaign in an empty folder; what it has to be judged by is there when this returns.
 
     Parameters
@@ -53,6 +53,8 @@ def run_campaign(root: Path, seconds: float, seed: int, *, kill_every_s: float =
         How long faults come; afterwards the appliance gets as long as it needs, within reason, to do what is left.
     kill_every_s
         Mean time between two kills.
+    load
+        How much the scanners send; 1 is about a hundred images in a second, as long as they are taken.
     """
     with ExitStack() as stack:
         # Every copy that ever comes is kept, and an association that is stuck does not stop the others.
@@ -68,7 +70,7 @@ def run_campaign(root: Path, seconds: float, seed: int, *, kill_every_s: float =
         stack.callback(network.stop)
         ledger = Ledger(root / LEDGER)
         stack.callback(ledger.close)
-        scanners = _scanners(root, machine, network.port, ledger, seed)
+        scanners = _scanners(root, machine, network.port, ledger, seed, load)
         notes = Notes()
         failing = streams(machine, to_pacs, network, seed, kill_every_s=kill_every_s, note=notes)
         began = time.monotonic()
@@ -104,7 +106,7 @@ def run_campaign(root: Path, seconds: float, seed: int, *, kill_every_s: float =
     return figures
 
 
-def _scanners(root: Path, machine: Machine, port: int, ledger: Ledger, seed: int) -> list[Scanner]:
+def _scanners(root: Path, machine: Machine, port: int, ledger: Ledger, seed: int, load: float) -> list[Scanner]:
     images = Images()
     kinds = _Kinds(machine)
     workshop = root / "workshop"
@@ -116,7 +118,7 @@ def _scanners(root: Path, machine: Machine, port: int, ledger: Ledger, seed: int
         (DropFolderWay(machine.daemon.layout.dropfolder, workshop / "drop"), 3.0, 5),
     ]
     return [
-        Scanner(way, images, ledger, kinds, seed=f"{seed} scanner {index}", rate=rate, batch=batch)
+        Scanner(way, images, ledger, kinds, seed=f"{seed} scanner {index}", rate=rate * load, batch=batch)
         for index, (way, rate, batch) in enumerate(ways)
     ]
 

@@ -53,7 +53,7 @@ class Machine:
             environment=self.faults.environment,
             destinations=[
                 {"kind": "dicom", "name": PACS, "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port,
-                 "timeout_s": 4.0, "retry": {"first_s": 0.2, "longest_s": 2.0}}
+                 "timeout_s": 4.0, "retry": {"first_s": 0.2, "longest_s": 2.0}, "results": list(RESULTS), "forward": {}}
             ],
             settings={
                 "models": {"folder": str(engines)},

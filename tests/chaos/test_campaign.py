@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -24,35 +25,36 @@ pytestmark = [
 ]
 
 SEED = 4
-SECONDS = 14.0
+SECONDS = 12.0
 
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Figures]:
     """The folder of a campaign, and what happened in it."""
     root = tmp_path_factory.mktemp("campaign")
-    return root, run_campaign(root, SECONDS, SEED, kill_every_s=1.5)
+    return root, run_campaign(root, SECONDS, SEED, kill_every_s=1.5, load=0.3)
 
 
 @pytest.fixture
 def copy(campaign: tuple[Path, Figures], tmp_path: Path) -> Path:
-    """A copy of what has to be audited, to be damaged."""
+    """A copy of what has to be audited, to be damaged; its files are links, so they are replaced and not written to."""
     root, _ = campaign
     for name in (FACTS, LEDGER):
         shutil.copy(root / name, tmp_path / name)
-    for name in (PACS_FOLDER, f"{STATE}/spool", f"{STATE}/journal", f"{STATE}/dropfolder"):
-        shutil.copytree(root / name, tmp_path / name)
+    shutil.copytree(root / STATE / "journal", tmp_path / STATE / "journal")
+    for name in (PACS_FOLDER, f"{STATE}/spool", f"{STATE}/dropfolder"):
+        shutil.copytree(root / name, tmp_path / name, copy_function=os.link)
     return tmp_path
 
 
 def test_nothing_is_lost_doubled_or_stuck(campaign: tuple[Path, Figures]) -> None:
     root, figures = campaign
     assert sum(figures.kills.values()) >= 4
-    assert figures.promised == figures.offered > 50
+    assert figures.promised == figures.offered > 30
     findings = Audit(root).findings()
     log = (root / "appliance.log").read_text().splitlines()[-40:]
     assert all(found.is_clean for found in findings), "\n".join([table(findings), *log])
-    assert all(found.held for found in findings[:-2]), "the audit has nothing to look at"
+    assert all(found.held for found in findings[:-3]), "the audit has nothing to look at"
 
 
 def statement(sql: str) -> Callable[[Path], None]:
@@ -75,7 +77,7 @@ def change_image(root: Path) -> None:
     path = next((root / STATE / "spool" / "instances").rglob("*.dcm"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    path.chmod(0o600)
+    path.unlink()
     path.write_bytes(content)
 
 

@@ -407,6 +407,7 @@ def test_below_the_mark_and_back(
     assert answer.Status == 0xA700
     assert answer.ErrorComment == "no room, or the disk failed"
     assert "below its water mark" in caplog.text
+    assert reception.count("no-room") == 1
     free[0] = 1 << 30
     assert association.send_c_store(ct()).Status == 0x0000, "without a restart, on the same association"
     association.release()
