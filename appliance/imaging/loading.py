@@ -104,10 +104,10 @@ def _load_volume(paths: Sequence[Path], spec: InputSpec, source: ImageSource) ->
             found=" × ".join(str(count) for count in grid.shape),
             expected=f"at most {MAX_PIXELS} voxels",
         )
-    voxels = np.empty(grid.shape, dtype=np.float32)
+    voxels = source.room(grid.shape)
     decoded: dict[int, np.ndarray] = {}
     for index, found in enumerate(slices):
-        voxels[index] = _physical_frame(found, source, decoded)
+        _put_frame(found, source, decoded, voxels[index])
     if any("PixelPaddingValue" in file.dataset for file in files):
         fill_padding(voxels)
     dataset = slices[0].file.dataset
@@ -128,15 +128,13 @@ def _names_contrast_agent(dataset: Dataset) -> bool:
     return bool(dataset.get("ContrastBolusAgentSequence")) or not _NO_AGENT.fullmatch(agent)
 
 
-def _physical_frame(found: Slice, source: ImageSource, decoded: dict[int, np.ndarray]) -> np.ndarray:
-    """Physical values ``[row, column]`` of one slice; a multi-frame file is decoded once for all of its frames."""
+def _put_frame(found: Slice, source: ImageSource, decoded: dict[int, np.ndarray], place: np.ndarray) -> None:
+    """Put the physical values of one slice in its place; a multi-frame file is decoded once for all of its frames."""
     key = id(found.file)
-    if key not in decoded:
-        frames = source.stored_values(found.file)
-        if frames.shape[0] == 1:
-            return physical_values(frames[0], found.file.dataset, found.slope, found.intercept)
+    frames = decoded[key] if key in decoded else source.stored_values(found.file)
+    if frames.shape[0] > 1:
         decoded[key] = frames
-    return physical_values(decoded[key][found.frame_index], found.file.dataset, found.slope, found.intercept)
+    physical_values(frames[found.frame_index], found.file.dataset, found.slope, found.intercept, place)
 
 
 def _datasets_in_order(slices: Sequence[Slice]) -> tuple[Dataset, ...]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from appliance.errors import UnsuitableImage
+from appliance.imaging.plane_by_plane import PlaneByPlane
 
 DIRECTIONS = {
     "L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1),
@@ -77,9 +78,13 @@ class PatientGrid:
         What is finer than the cubes is not averaged, as FreeSurfer's ``mri_convert --conform`` does not either: the
         networks that want this step were trained on its output.
         """
+        outside = float(voxels.min())
+        planes = PlaneByPlane(self._to_source, self._offset, self.shape)
+        if planes.possible:
+            return planes.resample(voxels, outside)
         resampled: NDArray[np.float32] = ndimage.affine_transform(
             voxels, self._to_source, self._offset, output_shape=self.shape, output=np.float32, order=1,
-            mode="constant", cval=float(voxels.min()),
+            mode="constant", cval=outside,
         )  # fmt: skip
         return resampled
 

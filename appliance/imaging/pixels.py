@@ -14,10 +14,14 @@ from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGLSLossless, JPEGLSNearLossless
 
 from appliance.errors import UnsuitableImage
 from appliance.imaging.code_streams import check_frame
+
+_DECODER = {JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
+"""Plug-in of pydicom, where it would try another first: libjpeg takes three times as long for JPEG-LS, and makes some
+image of a damaged code stream, where CharLS says that it is damaged."""
 
 MAX_PIXELS = 512 * 1024 * 1024
 """Most samples that one image may have: beyond it a header is taken to be damaged or hostile."""
@@ -124,7 +128,8 @@ def _decoded(raw: memoryview, shape: tuple[int, int, int]) -> NDArray[Any]:
             raise no_pixel_data()
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             _check_frames(dataset, shape)
-        values = pixel_array(dataset, raw=True)
+        plugin = _DECODER.get(dataset.file_meta.TransferSyntaxUID, "")
+        values = pixel_array(dataset, raw=True, decoding_plugin=plugin)
     except (InvalidDicomError, ValueError, RuntimeError, NotImplementedError, AttributeError, TypeError, OSError,
             EOFError, LookupError, ArithmeticError, struct.error, zlib.error) as error:  # fmt: skip
         # What decoders raise on damaged code streams is as various as the decoders.
@@ -171,7 +176,9 @@ def is_native(syntax: UID) -> bool:
     return bool(not syntax.is_encapsulated and not syntax.is_deflated and syntax.is_little_endian)
 
 
-def physical_values(stored: NDArray[Any], dataset: Dataset, slope: float, intercept: float) -> NDArray[np.float32]:
+def physical_values(
+    stored: NDArray[Any], dataset: Dataset, slope: float, intercept: float, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Apply the modality LUT (PS3.3 section C.11.1); padding (section C.7.5.1.1.2) becomes NaN, see ``fill_padding``.
 
     Parameters
@@ -180,11 +187,14 @@ def physical_values(stored: NDArray[Any], dataset: Dataset, slope: float, interc
         Stored values ``[..., row, column]``.
     slope, intercept
         The rescale of these frames; a Modality LUT Sequence in the data set goes before them.
+    out
+        Where the values go, and what is returned; a new array when it is left out.
     """
+    values = np.empty(stored.shape, dtype=np.float32) if out is None else out
     if "ModalityLUTSequence" in dataset:
-        values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
+        values[...] = apply_modality_lut(stored, dataset)
     else:
-        values = stored.astype(np.float32)
+        values[...] = stored
         if slope != 1.0:
             values *= np.float32(slope)
         if intercept != 0.0:
@@ -193,7 +203,8 @@ def physical_values(stored: NDArray[Any], dataset: Dataset, slope: float, interc
     if padding is not None:
         limit = _as_sample(dataset.get("PixelPaddingRangeLimit"), stored.dtype)
         low, high = sorted((padding, padding if limit is None else limit))
-        values[(stored >= low) & (stored <= high)] = np.nan
+        is_padding = stored == low if low == high else (stored >= low) & (stored <= high)
+        np.copyto(values, np.nan, where=is_padding)
     return values
 
 
@@ -207,10 +218,18 @@ def fill_padding(values: NDArray[np.float32], *, bright: bool = False) -> None:
     UnsuitableImage
         ``constant-image`` when all of it is padding.
     """
-    extreme = (np.fmax if bright else np.fmin).reduce(values, axis=None)
+    # Plane by plane, which the processor's cache holds, and only those that have padding a second time.
+    planes = values if values.ndim > 2 else values[np.newaxis]
+    choose = np.fmax if bright else np.fmin
+    extremes = [plane.max() if bright else plane.min() for plane in planes]  # NaN where there is padding
+    padded = [number for number, extreme in enumerate(extremes) if np.isnan(extreme)]
+    for number in padded:
+        extremes[number] = choose.reduce(planes[number], axis=None)
+    extreme = choose.reduce(extremes)
     if np.isnan(extreme):
         raise UnsuitableImage("constant-image", "the image has no contrast", found="nothing but padding")
-    np.copyto(values, extreme, where=np.isnan(values))
+    for number in padded:
+        np.copyto(planes[number], extreme, where=np.isnan(planes[number]))
 
 
 def _as_sample(value: Any, dtype: np.dtype[Any]) -> int | None:

@@ -22,12 +22,17 @@ class PreparedSeries:
     """Reads and decodes each file once, and prepares it for each model; whoever uses it holds ``lock``.
 
     What was made counts for exactly the images, by their SHA-256, that it was made of.
+
+    Parameters
+    ----------
+    reserve_bytes
+        See ``DecodedFiles``.
     """
 
-    def __init__(self, decoders: Decoders) -> None:
+    def __init__(self, decoders: Decoders, reserve_bytes: int = 0) -> None:
         self.lock = threading.Lock()
         self.bytes = 0
-        self._files = DecodedFiles(decoders)
+        self._files = DecodedFiles(decoders, reserve_bytes)
         self._sha256: dict[Path, str] = {}
         self._images: Images = ()
         self._loaded: list[tuple[InputSpec, LoadedImage]] = []

@@ -149,7 +149,9 @@ class Preparer:
             if not models:
                 self._unwanted.add(arriving.series_id)
                 return
-            followed = self._held[arriving.series_id] = _Followed(PreparedSeries(self._decoders), models)
+            followed = self._held[arriving.series_id] = _Followed(
+                PreparedSeries(self._decoders, self._max_bytes), models
+            )
         if not self._take_in(arriving.series_id, followed):
             return
         quiet_s = time.monotonic() - followed.changed_at

@@ -82,6 +82,17 @@ def test_refusals_are_those_of_decoding_here(decoders: Decoders, tmp_path: Path)
     assert reasons[0][0] == "undecodable"
 
 
+def test_a_damaged_code_stream_is_no_image(tmp_path: Path) -> None:
+    """Another decoder of JPEG-LS than the one that is used makes some image of it."""
+    path = compressed_slice(tmp_path)
+    content = path.read_bytes()
+    middle = (content.rindex(b"\xff\xd8\xff") + len(content)) // 2
+    path.write_bytes(content[:middle] + bytes(len(content) - middle - 8) + content[-8:])
+    with pytest.raises(UnsuitableImage) as refusal:
+        PlainFiles().stored_values(PlainFiles().read(path))
+    assert refusal.value.reason == "undecodable"
+
+
 def test_a_file_that_is_gone_is_an_error_of_the_disk(decoders: Decoders, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decoders.submit(tmp_path / "gone.dcm").result()
