@@ -52,7 +52,8 @@ def requeue(
     if job is not None:
         if not journal.jobs.requeue(job, now):
             raise JournalError(
-                f"job {job} is not failed or unsuitable", mend="See the list of: appliance status, and its numbers"
+                f"job {job} is not failed or unsuitable, or a later revision of its series has a job of its own",
+                mend="See the list of: appliance status, and its numbers",
             )
         send_hint(layout.run, "worker")
         print(f"job {job} is queued again")

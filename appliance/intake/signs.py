@@ -29,7 +29,8 @@ sign                       what has happened                                    
 * An association that is broken off gives no mark, nor one that brought a single image of the series, as there are
   senders that open one for each image. Nor does one while another that brought images of the series is open.
 * Too early is mended: a late image opens revision n+1, all models are asked again about all images, jobs of
-  revision n that have not begun are superseded, and new results name those that they replace.
+  revision n that have not begun, or that come back unfinished, are superseded, and new results name those that they
+  replace. While a worker is still at revision n, none begins n+1.
 * Resent images that are here already change nothing; other content under a known UID is kept apart.
 """
 

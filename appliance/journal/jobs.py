@@ -20,6 +20,15 @@ class ActivationsChanged(JournalError):
     """Another version serves now, or will: whoever claims has to look again which models it runs."""
 
 
+_FOLLOWS = (
+    "(revision = 1 OR NOT EXISTS (SELECT 1 FROM job earlier WHERE earlier.series_id = job.series_id"
+    " AND earlier.state = 'running' AND earlier.revision < job.revision AND earlier.instance_id IS NULL"
+    " AND earlier.model = job.model AND earlier.shadow = job.shadow))"
+)
+"""SQL: no worker is at an earlier revision of the same images. Its report would be sent after the one that replaces it,
+and the latter could not name it."""
+
+
 class Jobs:
     """The workers' part of the journal."""
 
@@ -54,12 +63,20 @@ class Jobs:
             # Within the transaction: no job is begun on a version that had stopped serving before.
             if generation_known is not None and generation(connection) != generation_known:
                 raise ActivationsChanged("another version of a model serves now", mend="Nothing: it is opened")
-            row = connection.execute(
-                "UPDATE job SET state = 'running', owner = ?, lease_until = ?, claimed_at = ?, attempts = attempts + 1 "
-                "WHERE job_id = (SELECT job_id FROM job INDEXED BY job_queued WHERE state = 'queued'"
-                f" AND available_at <= ?{_except(not_yet)} ORDER BY rank LIMIT 1) RETURNING *",
-                (owner, now + lease_s, now, now, *_flat(not_yet)),
-            ).fetchone()
+            waiting = connection.execute(
+                "SELECT job_id FROM job INDEXED BY job_queued WHERE state = 'queued'"
+                f" AND available_at <= ?{_except(not_yet)} ORDER BY rank",
+                (now, *_flat(not_yet)),
+            )
+            row = None
+            # Read step by step: nearly always the first one is it.
+            while row is None and (candidate := waiting.fetchone()) is not None:
+                row = connection.execute(
+                    "UPDATE job SET state = 'running', owner = ?, lease_until = ?, claimed_at = ?,"
+                    f" attempts = attempts + 1 WHERE job_id = ? AND {_FOLLOWS} RETURNING *",
+                    (owner, now + lease_s, now, candidate["job_id"]),
+                ).fetchone()
+            waiting.close()
             if row is None:
                 return None
             if row["instance_id"] is None:
@@ -246,11 +263,14 @@ class Jobs:
         return given_up + returned
 
     def requeue(self, job_id: int, now: float) -> bool:
-        """Let a failed or unsuitable job run again, with all its attempts; ``False`` when there is none such."""
+        """Let a failed or unsuitable job run again, with all its attempts; ``False`` when there is none such, or a late
+        image has opened the next revision of its series since.
+        """
         with self._database.transaction() as connection:
             cursor = connection.execute(
                 "UPDATE job SET state = 'queued', attempts = 0, available_at = ?, finished_at = NULL, reason = NULL,"
-                " message = NULL WHERE job_id = ? AND state IN ('failed', 'unsuitable')",
+                " message = NULL WHERE job_id = ? AND state IN ('failed', 'unsuitable') AND (instance_id IS NOT NULL"
+                " OR revision = (SELECT revision FROM series WHERE series.series_id = job.series_id))",
                 (now, job_id),
             )
             requeued = cursor.rowcount == 1

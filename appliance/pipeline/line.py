@@ -40,6 +40,7 @@ from appliance.spool.spool import Spool
 _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_LEAST_WAIT_S = 0.05
 """How long a waiting worker sleeps at most: hints may be lost, polling is the truth."""
 _STOP_GRACE_S = 25.0
 """How long the job in the model may take to finish when the worker is told to stop; then it is left to its lease."""
@@ -250,7 +251,9 @@ class InferenceLine:
             return None
         if job is None:
             available = self._jobs.next_available_at(opening)
-            self._hints.wait(_POLL_S if available is None else min(_POLL_S, max(0.0, available - time.time())))
+            # One that is due and not to be had waits for another worker to be done with an earlier revision.
+            wait_s = _POLL_S if available is None else available - time.time()
+            self._hints.wait(min(_POLL_S, max(_LEAST_WAIT_S, wait_s)))
             return None
         found = self._roster.find(job)
         if isinstance(found, ModelThread):

@@ -216,13 +216,16 @@ def test_a_late_image_leaves_alone_what_runs_and_what_is_done(journal: Journal) 
 
 
 def test_a_running_job_has_only_the_images_of_its_revision(journal: Journal) -> None:
-    """Given back after a late image, it must not become half of one revision and half of the next."""
+    """It must not become half of one revision and half of the next."""
     register(journal, received("1.1", at=100))
     complete(journal, 130)
     job = claim(journal)
     register(journal, received("1.2", at=150))
+    assert tuple(path for path, _ in job.images) == ("instances/1.2/1.2.3/1.1.dcm",)
     journal.jobs.give_back(job, "worker-0")
-    assert tuple(path for path, _ in claim(journal).images) == ("instances/1.2/1.2.3/1.1.dcm",)
+    assert journal.jobs.claim("worker-0", 151, 60) is None
+    complete(journal, 180)
+    assert len(claim(journal).images) == 2
 
 
 def test_a_late_image_leaves_one_instance_jobs_alone(journal: Journal) -> None:

@@ -314,3 +314,52 @@ def test_the_predecessor_is_the_newest_earlier_report_of_the_same_model(journal:
     third = claim(journal, now=220)
     assert third.revision == 3
     assert journal.jobs.predecessor(third) == ("9.1.1.0", "9.1.1.0.0")
+
+
+def two_revisions(journal: Journal) -> ClaimedJob:
+    """A series whose first revision is at a worker when a late image makes the second; return that job."""
+    register(journal, received("1.1", at=100))
+    complete(journal, 130)
+    first = claim(journal, now=130)
+    register(journal, received("1.2", at=140))
+    complete(journal, 170)
+    return first
+
+
+def test_a_revision_waits_for_the_worker_that_is_at_an_earlier_one(journal: Journal) -> None:
+    """So that its report can name the other, and is sent after it."""
+    first = two_revisions(journal)
+    assert journal.jobs.claim("worker-1", 171, 60) is None
+    queue_job(journal, "2", at=172)
+    assert claim(journal, "worker-1", now=172).series_id != first.series_id
+    succeed(journal, first, now=173)
+    second = claim(journal, "worker-1", now=173)
+    assert (second.series_id, second.revision) == (first.series_id, 2)
+    assert journal.jobs.predecessor(second) is not None
+
+
+@pytest.mark.parametrize("how", ["fail", "give back", "recover", "expire"])
+def test_a_job_that_comes_back_after_a_late_image_is_superseded(journal: Journal, how: str) -> None:
+    first = two_revisions(journal)
+    match how:
+        case "fail":
+            journal.jobs.fail(first, "worker-0", 171, "hiccup", "why", retry_at=172, max_attempts=3)
+        case "give back":
+            journal.jobs.give_back(first, "worker-0")
+        case "recover":
+            journal.jobs.recover("worker-0", 171, 3)
+        case "expire":
+            journal.jobs.recover_expired(1000, 3)
+    assert journal.overview.jobs(2)[1].state is JobState.SUPERSEDED
+    second = claim(journal, now=1000)
+    assert second.revision == 2
+    assert journal.jobs.claim("worker-1", 1000, 60) is None
+
+
+def test_a_failed_job_of_an_earlier_revision_is_not_requeued(journal: Journal) -> None:
+    first = two_revisions(journal)
+    journal.jobs.fail(first, "worker-0", 171, "defect", "why", retry_at=None, max_attempts=3)
+    assert not journal.jobs.requeue(first.job_id, 172)
+    second = claim(journal, now=172)
+    journal.jobs.fail(second, "worker-0", 173, "defect", "why", retry_at=None, max_attempts=3)
+    assert journal.jobs.requeue(second.job_id, 174)

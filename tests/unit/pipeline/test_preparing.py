@@ -152,6 +152,7 @@ def test_an_image_after_completion_makes_the_next_revision(site: Site) -> None:
     job = site.complete()
     assert (job.revision, len(job.images)) == (1, SLICES - 1)
     assert np.array_equal(site.tensor(job), site.plain_tensor(job))
+    site.journal.jobs.unsuitable(job, "worker-0", time.time(), "gap", "one is missing", {})
     site.receive(images[-1:])
     job = site.complete()
     assert (job.revision, len(job.images)) == (2, SLICES)
