@@ -121,46 +121,6 @@ def test_opening_again_changes_nothing(path: Path) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("version", range(1, len(SCRIPTS)))
-def test_an_older_versions_journal_is_brought_up_to_date(path: Path, version: int) -> None:
-    """With what it holds: here a job that waits and one that failed, and a delivery."""
-    path.parent.mkdir()
-    connection = sqlite3.connect(path)
-    for script in SCRIPTS[:version]:
-        connection.executescript(script.read_text())
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.execute("INSERT INTO study VALUES (1, '1.2', 100)")
-    connection.execute(
-        "INSERT INTO series (study_id, series_instance_uid, attributes, first_received_at, last_received_at, settle_at,"
-        " sign) VALUES (1, '1.2.3', '{}', 100, 100, 130, 'stable age')"
-    )
-    for model in ("brain", "lung"):
-        connection.execute(
-            "INSERT INTO job (series_id, revision, model, model_version, rank, available_at, first_received_at,"
-            " last_received_at, created_at) VALUES (1, 1, ?, '1.0.0', 100, 100, 100, 100, 100)",
-            (model,),
-        )
-    connection.execute("UPDATE job SET state = 'failed' WHERE model = 'lung'")
-    connection.execute("INSERT INTO result VALUES (5, 2, 'sr', '1', '9.9', '9', '1', 'results/9.dcm', 1, '')")
-    connection.execute(
-        "INSERT INTO delivery (delivery_id, result_id, destination, available_at, created_at)"
-        " VALUES (7, 5, 'pacs', 150, 140)"
-    )
-    connection.commit()
-    connection.close()
-    journal = Journal(path)
-    assert [view.model for view in journal.overview.failed_jobs(10)] == ["lung"]
-    assert journal.overview.tally()["job"] | {"queued": 1, "failed": 1} == journal.overview.tally()["job"]
-    assert claim(journal).shadow is False
-    assert journal.overview.tally()["delivery"]["queued"] == 1
-    [delivery] = journal.deliveries.claim("pacs", 150, 10)
-    assert (delivery.delivery_id, delivery.kind, delivery.created_at) == (7, "sr", 140)
-    journal.close()
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone()[0] == len(SCRIPTS)
-    connection.close()
-
-
 def test_a_newer_versions_journal_is_refused_with_the_mend(path: Path) -> None:
     Journal(path).close()
     connection = sqlite3.connect(path)
