@@ -22,6 +22,9 @@ from appliance.delivery.outgoing import Outgoing, malformed
 from appliance.delivery.pdus import Offer
 from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
 
+_LARGEST_REWRITTEN_BYTES = 512 * 1024 * 1024
+"""It is in memory three times meanwhile; what goes out as it is never is."""
+
 _MAX_CONTEXTS = 128  # context ids are odd and of one byte, PS3.8 section 9.3.2.2
 
 # One can be rewritten as the other without touching what it says (PS3.5 annex A); a peer must take the second.
@@ -90,6 +93,8 @@ class Pacs(Destination):
             raise self._no_context(outgoing, association)
         data_set: Iterator[bytes | memoryview] = file
         if offer.transfer_syntax_uid != outgoing.transfer_syntax_uid:
+            if outgoing.bytes > _LARGEST_REWRITTEN_BYTES:
+                raise self._too_large(outgoing, offer)
             data_set = _converted(file, outgoing, offer.transfer_syntax_uid)
         try:
             return association.store(
@@ -146,6 +151,15 @@ class Pacs(Destination):
                 found=_words(error),
                 mend="Check that it runs, its address and the network; it is tried again by itself",
             ) from error
+
+    def _too_large(self, outgoing: Outgoing, offer: Offer) -> DeliveryRefused:
+        return DeliveryRefused(
+            f"the object is too large to be rewritten in {UID(offer.transfer_syntax_uid).name}",
+            found=f"{outgoing.bytes >> 20} MiB",
+            expected=f"{_LARGEST_REWRITTEN_BYTES >> 20} MiB at most",
+            mend=f"Let the destination {self._settings.name} accept {UID(outgoing.transfer_syntax_uid).name}; then: "
+            "appliance requeue --deliveries",
+        )
 
     def _no_context(self, outgoing: Outgoing, association: StorageAssociation) -> DeliveryRefused:
         syntaxes = " or ".join(UID(offer.transfer_syntax_uid).name for offer in _offers(outgoing))

@@ -18,6 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from appliance.config.settings import Retry
+from appliance.delivery import dicom as dicom_module
 from appliance.delivery import sender as sender_module
 from appliance.delivery.destinations import make_destination
 from appliance.errors import DestinationUnreachable
@@ -313,6 +314,20 @@ class TestNegotiation:
         message = outbox.rows()[2]["message"]
         assert "does not take Segmentation Storage in Explicit VR Little Endian or Implicit VR" in message
         assert "it takes Comprehensive 3D SR Storage, Secondary Capture Image Storage only" in message
+
+    def test_what_is_too_large_to_be_rewritten_fails_in_sight(
+        self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dicom_module, "_LARGEST_REWRITTEN_BYTES", 1400)
+        with FakePacs(transfer_syntaxes=[IMPLICIT]) as peer:
+            outbox.put("1", [pacs(peer.port)])
+            sizes = [outbox.spool.absolute(row["path"]).stat().st_size for row in outbox.rows()]
+            expected = ["failed" if size > 1400 else "delivered" for size in sizes]
+            assert len(set(expected)) == 2
+            outbox.sender(pacs(peer.port))
+            wait_for(lambda: outbox.states() == expected, what="the others to go on")
+        message = outbox.rows()[expected.index("failed")]["message"]
+        assert "too large to be rewritten in Implicit VR Little Endian" in message
 
     def test_a_new_kind_of_object_gets_a_new_association(self, tmp_path: Path) -> None:
         with FakePacs() as peer:
