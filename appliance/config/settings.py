@@ -45,12 +45,43 @@ class DicomNode(Section):
         list[Peer], Field(description="Who may associate; an empty list lets every AE title in (evaluation only)")
     ] = []
     max_associations: Annotated[int, Field(ge=1, le=1000, description="Associations at the same time")] = 32
+    max_associations_per_peer: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            description="Associations at the same time from one address, so that it leaves some to others",
+        ),
+    ] = 16
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=4000,
+            description="Connections at the same time, if that is more than max_associations; beyond it, one that has "
+            "not associated yet has to make room",
+        ),
+    ] = 128
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1048576, description="Largest PDU offered to peers, in bytes")] = (
         131072
     )
     network_timeout_s: Annotated[
         float, Field(gt=0, description="A peer that is silent for this long within an association is dropped")
     ] = 60.0
+    negotiation_timeout_s: Annotated[
+        float, Field(gt=0, description="A connection has to be an association within this long")
+    ] = 30.0
+    pdu_timeout_s: Annotated[
+        float, Field(gt=0, description="A PDU has to arrive whole, and an answer be taken, within this long")
+    ] = 60.0
+    min_bytes_per_s: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="A message that arrives slower than this on average, looked at after network_timeout_s, "
+            "is broken off; 0: never",
+        ),
+    ] = 1024
     max_instance_bytes: Annotated[
         int, Field(ge=MEBIBYTE, description="Largest data set that is taken, in bytes; a larger one is refused")
     ] = 4096 * MEBIBYTE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from appliance.config.settings import DicomNode, Peer
@@ -31,9 +33,34 @@ def refusal_of(node: DicomNode, calling_ae_title: str, called_ae_title: str, add
     return None
 
 
-def too_many(node: DicomNode) -> Refusal:
-    """The refusal of an association beyond ``max_associations``."""
-    return _LOCAL_LIMIT_EXCEEDED, f"{node.max_associations} associations are open already"
+def too_many(node: DicomNode, open_from: Sequence[str | None], address: str | None) -> Refusal | None:
+    """The refusal of one association more from ``address`` beside those that are open from these; ``None``: it may."""
+    if len(open_from) >= node.max_associations:
+        return _LOCAL_LIMIT_EXCEEDED, f"{node.max_associations} associations are open already (dicom.max_associations)"
+    if open_from.count(address) >= node.max_associations_per_peer:
+        return (
+            _LOCAL_LIMIT_EXCEEDED,
+            f"{node.max_associations_per_peer} are open from there already (dicom.max_associations_per_peer)",
+        )
+    return None
+
+
+def to_make_room(waiting: Sequence[tuple[str | None, float]]) -> int | None:
+    """Choose which connection has to go when there are too many: of those that have not associated yet.
+
+    Parameters
+    ----------
+    waiting
+        Their addresses, and when each began, in seconds.
+
+    Returns
+    -------
+    Index of the longest-waiting one of the address that has most of them: who opens one is not the one to suffer.
+    """
+    if not waiting:
+        return None
+    counts = Counter(address for address, _ in waiting)
+    return max(range(len(waiting)), key=lambda index: (counts[waiting[index][0]], -waiting[index][1]))
 
 
 def _comes_from(peer: Peer, address: str | None) -> bool:

@@ -21,11 +21,13 @@ from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 
+from appliance.config.settings import DicomNode
 from appliance.domain.uids import is_valid_uid
 from appliance.errors import RejectedInput
 from appliance.intake.fast_lane import LaneSocket, Storing
 from appliance.intake.file_meta import encode_head
 from appliance.intake.incoming_file import IncomingFile
+from appliance.intake.pace import Pace
 from appliance.intake.peer_stream import PeerStream
 from appliance.intake.shares import SeriesShares
 from appliance.intake.store import Acceptance, InstanceStore
@@ -59,6 +61,8 @@ class OpenAssociation:
     ----------
     established
         Whether it was accepted, so that it counts as open.
+    leaving
+        Whether it was told to go, and has not gone yet.
     released
         Whether it ended in good order.
     outcomes
@@ -67,9 +71,10 @@ class OpenAssociation:
         Its share of each series.
     """
 
-    def __init__(self, association: Association, store: InstanceStore, timeout_s: float, take: StoreTake) -> None:
+    def __init__(self, association: Association, store: InstanceStore, node: DicomNode, take: StoreTake) -> None:
         self.association = association
         self.established = False
+        self.leaving = False
         self.released = False
         self.started = time.monotonic()
         self.outcomes: Counter[str] = Counter()
@@ -80,9 +85,11 @@ class OpenAssociation:
         self._handed_on: deque[IncomingFile] = deque(maxlen=_MAX_WAITING_MESSAGES + 2)
         self._command_bytes = 0
         self._other_bytes = 0
+        self._pace = Pace(node.min_bytes_per_s, node.network_timeout_s)
+        self._progress = self._pace.start()
         self._take = take
         self._lane: LaneSocket | None = None
-        self._replace_socket(timeout_s)
+        self._replace_socket(node)
         self._receive_primitive = association.dimse.receive_primitive
         self._next_message = association.dimse.get_msg
         # The library calls this for each P-DATA primitive, on its reader thread.
@@ -99,6 +106,7 @@ class OpenAssociation:
 
     def disconnect(self) -> None:
         """Close the connection at once, from any thread; the library sees a peer that has gone."""
+        self.leaving = True
         wrapper = self.association.dul.socket
         connection = wrapper.socket if wrapper is not None else None
         if connection is not None:
@@ -119,7 +127,7 @@ class OpenAssociation:
         for incoming in self._handed_on:
             incoming.discard()  # of a request that was never answered, if it is still there
 
-    def _replace_socket(self, timeout_s: float) -> None:
+    def _replace_socket(self, node: DicomNode) -> None:
         wrapper = self.association.dul.socket
         connection = wrapper.socket if wrapper is not None else None
         if wrapper is None or connection is None:
@@ -127,13 +135,16 @@ class OpenAssociation:
         # An answer is one small segment; with Nagle's algorithm it could wait for the peer's delayed acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         storing = Storing(self._open_file, self._is_overrun, partial(self._take, self))
-        self._lane = LaneSocket(wrapper, self.association, PeerStream(connection, timeout_s), storing)
+        stream = PeerStream(connection, node.pdu_timeout_s)
+        stream.until = self.started + node.negotiation_timeout_s
+        self._lane = LaneSocket(wrapper, self.association, stream, storing)
         self.association.dul.socket = self._lane  # type: ignore[assignment]
 
     def _message(self, block: bool = False) -> Any:
-        """The library's next message; its thread rests while the fast lane is at work, and does not take turns."""
+        """The library's next message; its thread rests while the fast lane is at work, and while nothing comes."""
         if self._lane is not None and not block:
             self._lane.idle.wait(_REST_S)
+            self._lane.rest()
         return self._next_message(block=block)
 
     def _act_in_time(self, event: str) -> None:
@@ -192,8 +203,12 @@ class OpenAssociation:
     def _within_bounds(self, context_id: int, fragment: bytes) -> bool:
         """Prepare the library for a fragment; ``False`` when the association must not go on."""
         dimse = self.association.dimse
+        if fragment[0] & 1 and dimse.message is None:
+            self._command_bytes, self._progress = 0, self._pace.start()
+        if self._progress.too_slow(self._command_bytes + self._other_bytes) and self._incoming is None:
+            return False
         if fragment[0] & 1:
-            self._command_bytes = len(fragment) + (0 if dimse.message is None else self._command_bytes)
+            self._command_bytes += len(fragment)
             return self._command_bytes <= _MAX_COMMAND_BYTES and dimse.msg_queue.qsize() < _MAX_WAITING_MESSAGES
         message = dimse.message
         if message is None:
@@ -214,12 +229,11 @@ class OpenAssociation:
         return not self._is_overrun(self._incoming)
 
     def _is_overrun(self, incoming: IncomingFile) -> bool:
-        """Say whether more has come than an instance may hold, so that the rest is not waited for."""
-        if not isinstance(incoming.failure, RejectedInput) or not incoming.overrun:
-            return False
-        self._store.count_refusal(SOURCE, incoming.failure)
-        self.outcomes[incoming.failure.reason] += 1
-        return True
+        """Say whether it is larger or slower than an instance may be, so that the rest is not waited for."""
+        if incoming.overrun and isinstance(incoming.failure, RejectedInput):
+            self._store.count_refusal(SOURCE, incoming.failure)
+            self.outcomes[incoming.failure.reason] += 1
+        return incoming.overrun
 
     def _new_incoming(self, context_id: int, sop_class_uid: str, sop_instance_uid: str) -> IncomingFile | None:
         context = self.context(context_id)
@@ -227,8 +241,8 @@ class OpenAssociation:
             return None
         if is_valid_uid(sop_class_uid) and is_valid_uid(sop_instance_uid):
             head = encode_head(sop_class_uid, sop_instance_uid, str(context.transfer_syntax[0]))
-            return IncomingFile(self._store.spool, SOURCE, head, self._store.max_instance_bytes)
-        incoming = IncomingFile(self._store.spool, SOURCE, b"", self._store.max_instance_bytes)
+            return IncomingFile(self._store.spool, SOURCE, head, self._store.max_instance_bytes, self._pace)
+        incoming = IncomingFile(self._store.spool, SOURCE, b"", self._store.max_instance_bytes, self._pace)
         incoming.fail(RejectedInput("bad-uid", "a UID of the request is not a UID", mend="The sender has to be mended"))
         return incoming
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Callable
 from socketserver import BaseServer
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ class AssociationServer(ThreadedAssociationServer):
     """The library's server with a limit on connections, and with errors in the log instead of on standard error."""
 
     request_queue_size = 128
-    max_connections = 0
+    admits: Callable[[], bool] | None = None
     collect_at = 0.0
 
     def service_actions(self) -> None:
@@ -38,7 +39,7 @@ class AssociationServer(ThreadedAssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Say whether a new connection is looked at at all (``socketserver``)."""
-        return len(self.active_associations) < self.max_connections
+        return self.admits is None or self.admits()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection failed before its association began (``socketserver``)."""

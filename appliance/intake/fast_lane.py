@@ -13,6 +13,7 @@ the state in which data are transferred (PS3.8 table 9-10, Sta6); its queues, wh
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import threading
 import time
@@ -23,16 +24,23 @@ from typing import Any, Final
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
+from appliance.intake.associate_request import trouble_with
 from appliance.intake.incoming_file import IncomingFile
 from appliance.intake.peer_stream import MAX_PDU_BYTES, EndOfStream, PeerStream
 from appliance.intake.store_messages import StoreRequest, encode_store_response, parse_store_request
 
 _log = logging.getLogger(__name__)
 
+_ASSOCIATE_RQ: Final = 1
 _P_DATA: Final = 4
 _MAX_COMMAND_BYTES: Final = 4096
 _PATIENCE_S: Final = 0.01
 """How long the library's reader thread is kept waiting for a next request, once requests have come."""
+_CALM_S: Final = 1.0
+_CALM_LOOK_S: Final = 0.05
+"""An association on which nothing has come for ``_CALM_S`` is looked at this often, instead of a thousand times a
+second: a few dozen that are held open would take a whole core. What comes wakes it at once."""
+_PDU_HEAD_BYTES: Final = 6
 _LOOK_UP_S: Final = 0.1
 """How often the lane looks, while a peer pauses within a data set, whether the library wants to end the association."""
 _LEAST_PDU_BYTES: Final = 1024
@@ -88,9 +96,11 @@ class LaneSocket:
         self._storing = storing
         self._patience_s = 0.0
         self._broken = False
+        self._kind = 0
         self.idle = threading.Event()
         self.idle.set()
-        self.recv = stream.recv
+        self._stirred = threading.Event()
+        self._stirred_at = time.monotonic()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
@@ -102,8 +112,45 @@ class LaneSocket:
             self._stream.drain()
             return False
         if self._free():
+            self._stream.until = math.inf  # it is negotiated
             return self._serve()
-        return self._wrapped.socket is not None and (self._stream.buffered > 0 or self._wrapped.ready)
+        if self._wrapped.socket is None:
+            return False
+        provider = self._association.dul
+        if provider.state_machine.current_state == "Sta2" and provider.event_queue.empty():
+            return self._stirs(self._stream.wait(_CALM_LOOK_S))  # the request is all that can come
+        return self._stirs(self._stream.buffered > 0 or self._wrapped.ready)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Return what the library asks for, see ``PeerStream.recv``; an association request is looked at before."""
+        received = self._stream.recv(nr_bytes)
+        if nr_bytes == _PDU_HEAD_BYTES:
+            self._kind = received[0] if received else 0
+        elif self._kind == _ASSOCIATE_RQ:
+            trouble = trouble_with(bytes(received))
+            if trouble is not None:
+                _log.warning(
+                    "refused an association from %s: found %s; the sender has to be mended",
+                    self._association.requestor.address,
+                    trouble,
+                )
+                raise ConnectionAbortedError("an association request that cannot be read")
+        return received
+
+    def rest(self) -> None:
+        """Wait a moment if nothing has come for a while: for the thread that would look again and again."""
+        if self._is_calm() and self._stirred.wait(_CALM_LOOK_S):
+            self._stirred.clear()
+
+    def _is_calm(self) -> bool:
+        return time.monotonic() - self._stirred_at > _CALM_S
+
+    def _stirs(self, something: bool) -> bool:
+        """Note whether something has come."""
+        if something:
+            self._stirred_at = time.monotonic()
+            self._stirred.set()
+        return something
 
     def close(self) -> None:
         """Close the connection."""
@@ -127,7 +174,7 @@ class LaneSocket:
         """Serve requests until something else has come, or nothing has; return whether there is something to read."""
         events = self._association.dul.event_queue
         try:
-            while self._stream.wait(self._patience_s):
+            while self._stirs(self._stream.wait(_CALM_LOOK_S if self._is_calm() else self._patience_s)):
                 self._stream.begin_pdu()
                 request = self._next_request()
                 if request is None:

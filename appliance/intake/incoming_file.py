@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from appliance.errors import ApplianceError, RejectedInput, SpoolFull
+from appliance.intake.pace import Pace
 from appliance.spool.incoming import Incoming
 from appliance.spool.spool import Spool
 
@@ -33,6 +34,8 @@ class IncomingFile:
         Preamble and file meta information to begin with.
     max_bytes
         Largest data set; a larger one makes ``overrun`` true and is discarded.
+    pace
+        How slowly it may come; a slower one does the same.
 
     Attributes
     ----------
@@ -40,11 +43,12 @@ class IncomingFile:
         The file; ``None`` when it could not be made.
     """
 
-    def __init__(self, spool: Spool, source: str, head: bytes, max_bytes: int) -> None:
+    def __init__(self, spool: Spool, source: str, head: bytes, max_bytes: int, pace: Pace) -> None:
         self.failure: ApplianceError | OSError | None = None
         self.overrun = False
         self.incoming: Incoming | None = None
         self._max_bytes = max_bytes
+        self._progress = pace.start()
         self._head_bytes = len(head)
         self._received_bytes = self._hashed_bytes = self._hastened_bytes = 0
         self._digest = hashlib.sha256()
@@ -85,6 +89,17 @@ class IncomingFile:
                     found=f"more than {self._max_bytes >> 20} MiB",
                     expected="less (dicom.max_instance_bytes)",
                     mend="Raise the limit if the image is genuine",
+                )
+            )
+        elif self._progress.too_slow(self._received_bytes):
+            self.overrun = True
+            self.fail(
+                RejectedInput(
+                    "too-slow",
+                    "the data set arrives slower than it may",
+                    found=f"{self._received_bytes} bytes so far",
+                    expected="more per second (dicom.min_bytes_per_s)",
+                    mend="Look at the sender and the network, or lower the limit",
                 )
             )
         if self.failure is not None or self.incoming is None:

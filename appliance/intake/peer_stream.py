@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import time
@@ -26,12 +27,18 @@ class PeerStream:
     ----------
     timeout_s
         How long one PDU may take from its first byte to its last.
+
+    Attributes
+    ----------
+    until
+        When whatever is read has to be there at the latest, in seconds of ``time.monotonic``.
     """
 
     def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
         self._deadline = 0.0
+        self.until = math.inf
         self._view = memoryview(bytearray(_BUFFER_BYTES + _GIVEN_BACK_BYTES))
         self._start = self._end = 0
 
@@ -50,7 +57,7 @@ class PeerStream:
 
     def begin_pdu(self) -> None:
         """From now on, the time of a PDU is counted."""
-        self._deadline = time.monotonic() + self._timeout_s
+        self._deadline = min(time.monotonic() + self._timeout_s, self.until)
 
     def peek(self, count: int) -> memoryview:
         """The next ``count`` bytes, which stay; valid until the next read.

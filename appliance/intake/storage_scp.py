@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 
 from appliance.config.settings import DicomNode
 from appliance.errors import ConfigurationError
-from appliance.intake.admission import Refusal, refusal_of, too_many
+from appliance.intake.admission import Refusal, refusal_of, to_make_room, too_many
 from appliance.intake.assembler import Assembler
 from appliance.intake.association import OpenAssociation
 from appliance.intake.association_server import AssociationServer
@@ -33,9 +33,6 @@ from appliance.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
-_SPARE_CONNECTIONS = 64
-"""Connections beyond ``max_associations`` that may wait for their rejection; further ones are closed unread."""
-_LONGEST_NEGOTIATION_S = 30.0
 _POLL_S = 0.1
 """How soon ``stop`` is noticed."""
 
@@ -79,6 +76,8 @@ class StorageScp:
         self._on_fatal = on_fatal
         self._lock = threading.Lock()
         self._open: dict[Association, OpenAssociation] = {}
+        # There is always one that can make room, or be rejected in good order.
+        self._most_connections = max(node.max_connections, node.max_associations + 1)
         self._server: AssociationServer | None = None
         self._thread: GuardedThread | None = None
 
@@ -110,9 +109,9 @@ class StorageScp:
         entity = ApplicationEntity(self._node.ae_title)
         entity.maximum_pdu_size = self._node.max_pdu_bytes
         entity.network_timeout = self._node.network_timeout_s
-        entity.acse_timeout = min(self._node.network_timeout_s, _LONGEST_NEGOTIATION_S)
+        entity.acse_timeout = self._node.negotiation_timeout_s
         # Checked in _requested, which counts accepted associations only: idle connections must not lock peers out.
-        entity.maximum_associations = self._node.max_associations + _SPARE_CONNECTIONS + 1
+        entity.maximum_associations = 2 * self._most_connections + 1
         try:
             server = entity.make_server(
                 (self._node.host, self._node.port),
@@ -136,7 +135,7 @@ class StorageScp:
                 mend="Correct dicom.host or dicom.port, or stop what listens there",
             ) from error
         assert isinstance(server, AssociationServer)
-        server.max_connections = self._node.max_associations + _SPARE_CONNECTIONS
+        server.admits = self._admits
         self._server = server
         self._thread = GuardedThread("storage-scp", partial(server.serve_forever, _POLL_S), self._on_fatal)
         self._thread.start()
@@ -159,10 +158,25 @@ class StorageScp:
     # Handlers. The library swallows what notification handlers raise, with its logs off: so each of these that can
     # fail does so to the safe side. Until _requested has run, an association has no context but Verification.
 
+    def _admits(self) -> bool:
+        """Whether one connection more is let in: when there are too many, one that only waits has to go for it."""
+        with self._lock:
+            if len(self._open) >= 2 * self._most_connections:
+                return False  # those that were told to go have not gone yet
+            staying = [entry for entry in self._open.values() if not entry.leaving]
+            waiting = [entry for entry in staying if not entry.established]
+            chosen = to_make_room([(entry.association.requestor.address, entry.started) for entry in waiting])
+        if len(staying) < self._most_connections:
+            return True
+        if chosen is None:
+            return False
+        waiting[chosen].disconnect()
+        return True
+
     def _connected(self, event: Any) -> None:
         """EVT_CONN_OPEN, before the association's threads start."""
         association: Association = event.assoc
-        entry = OpenAssociation(association, self._store, self._node.network_timeout_s, self._taken)
+        entry = OpenAssociation(association, self._store, self._node, self._taken)
         with self._lock:
             self._open[association] = entry
         serve = association.run
@@ -210,10 +224,10 @@ class StorageScp:
 
     def _count_in(self, association: Association) -> Refusal | None:
         with self._lock:
-            if sum(entry.established for entry in self._open.values()) >= self._node.max_associations:
-                return too_many(self._node)
-            self._open[association].established = True
-        return None
+            open_from = [entry.association.requestor.address for entry in self._open.values() if entry.established]
+            refusal = too_many(self._node, open_from, association.requestor.address)
+            self._open[association].established = refusal is None
+        return refusal
 
     def _established(self, event: Any) -> None:
         self._metrics.associations.labels("accepted").inc()

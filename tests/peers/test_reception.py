@@ -480,7 +480,7 @@ def test_peer_that_stops_in_the_middle(reception: Reception) -> None:
 
 
 def test_peer_that_stops_within_a_pdu(reception: Reception) -> None:
-    port = reception.start_node(network_timeout_s=0.5)
+    port = reception.start_node(pdu_timeout_s=0.5)
     with RawPeer(port) as peer:
         peer.associate()
         peer.send(p_data(store_command(), command=True, last=True), p_data(data_set(), command=False, last=True)[:40])
@@ -489,7 +489,7 @@ def test_peer_that_stops_within_a_pdu(reception: Reception) -> None:
 
 
 def test_slow_loris(reception: Reception) -> None:
-    port = reception.start_node(network_timeout_s=0.5)
+    port = reception.start_node(negotiation_timeout_s=0.5)
     started = time.monotonic()
     with RawPeer(port) as peer:
         try:
@@ -534,7 +534,7 @@ def test_peer_that_goes_away_in_the_middle(reception: Reception) -> None:
     ],
 )
 def test_garbage(reception: Reception, garbage: bytes) -> None:
-    port = reception.start_node(network_timeout_s=1.0)
+    port = reception.start_node(negotiation_timeout_s=1.0)
     with RawPeer(port) as peer:
         peer.send(garbage)
         peer.read_to_end()
@@ -563,7 +563,7 @@ def test_garbage(reception: Reception, garbage: bytes) -> None:
     ],
 )
 def test_garbage_within_an_association(reception: Reception, pdus: list[bytes]) -> None:
-    port = reception.start_node(network_timeout_s=1.0)
+    port = reception.start_node(network_timeout_s=1.0, pdu_timeout_s=1.0)
     with RawPeer(port) as peer:
         peer.associate()
         peer.send(*pdus)

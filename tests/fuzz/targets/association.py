@@ -32,7 +32,7 @@ class Associated(Target):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._reception = Reception(folder, max_instance_bytes=256 * 1024)
-        self._port = self._reception.start_node(network_timeout_s=2.0)
+        self._port = self._reception.start_node(network_timeout_s=2.0, negotiation_timeout_s=2.0, pdu_timeout_s=2.0)
         self._good = 0
 
     def run(self, case: bytes) -> None:

@@ -31,7 +31,18 @@ def test_every_setting_is_explained(section: type[Section], name: str, field: Fi
 
 @pytest.mark.parametrize(("section", "name", "field"), FIELDS, ids=[f"{s.__name__}.{n}" for s, n, _ in FIELDS])
 def test_every_measured_number_has_its_unit_in_its_name(section: type[Section], name: str, field: FieldInfo) -> None:
-    pure_numbers = {"port", "max_associations", "count", "threads", "decoders", "nice", "max_attempts", "factor"}
+    pure_numbers = {
+        "port",
+        "max_associations",
+        "max_associations_per_peer",
+        "max_connections",
+        "count",
+        "decoders",
+        "threads",
+        "nice",
+        "max_attempts",
+        "factor",
+    }
     if field.annotation in (int, float):
         assert name.endswith(("_s", "_days", "_bytes")) or name in pure_numbers
 
