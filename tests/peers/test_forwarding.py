@@ -190,6 +190,27 @@ def test_only_to_whom_asks_for_the_modality(tmp_path: Path, ways: list[Way]) -> 
     assert {name: len(way.outbox.states(name)) for name in ("dx", "all", "none")} == {"dx": 1, "all": 3, "none": 0}
 
 
+def test_what_has_the_uid_of_another_image_is_not_forwarded(tmp_path: Path, ways: list[Way]) -> None:
+    way = Way(tmp_path, forwarding(104))
+    ways.append(way)
+    (image,) = slices(1)
+    way.send([image])
+    image.SeriesDescription = "Another one"
+    way.send([image])
+    assert way.reception.rows("SELECT count(*) FROM conflict") == [(1,)]
+    assert way.outbox.states() == ["queued"]
+
+
+def test_from_the_drop_folder(tmp_path: Path, ways: list[Way]) -> None:
+    with FakePacs(sop_classes=[CT]) as peer:
+        way = Way(tmp_path / "state", forwarding(peer.port))
+        ways.append(way)
+        way.outbox.sender(forwarding(peer.port))
+        write_datasets(slices(3), way.reception.start_dropfolder() / "study")
+        wait_for(lambda: len(peer.received) == 3 and way.outbox.are_delivered(), 20, what="the images")
+        assert sorted(content for _, _, content in peer.received) == way.kept()
+
+
 def test_into_a_folder(tmp_path: Path, ways: list[Way]) -> None:
     share = tmp_path / "share"
     share.mkdir()
