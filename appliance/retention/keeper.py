@@ -149,7 +149,7 @@ class Keeper:
                 deletion.bytes,
             )
             yield deletion
-            if deletion.study_gone or self._stop.wait(_PAUSE_S):
+            if self._stop.wait(_PAUSE_S) or deletion.study_gone:
                 return
 
     def _delete_rejection(self, before: float, reason: str, now: float) -> bool:
