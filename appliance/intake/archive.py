@@ -16,6 +16,10 @@ from appliance.errors import RejectedInput
 
 _MAX_DIRECTORY_BYTES: Final = 32 * 1024 * 1024
 """Largest central directory: it is read into memory as a whole (about 300,000 members)."""
+_MAX_GROWTH: Final = 200
+"""An archive that unpacks to more times its size is a bomb: zeros are packed a thousandfold, members may overlap, and
+images shrink to a half or a third, masks to a fiftieth."""
+_GROWTH_MATTERS_BYTES: Final = 64 * 1024 * 1024
 _END_RECORD: Final = b"PK\x05\x06"
 _BLOCK_BYTES: Final = 1024 * 1024
 
@@ -55,13 +59,13 @@ class Archive:
     """
 
     def __init__(self, stream: BinaryIO, *, max_bytes: int, max_member_bytes: int) -> None:
-        _check_directory_size(stream)
+        size = _check_directory_size(stream)
         with _reading():
             self._zip = zipfile.ZipFile(stream)
         self.members = [info for info in self._zip.infolist() if _may_be_image(info)]
-        self._check(max_bytes, max_member_bytes)
+        self._check(size, max_bytes, max_member_bytes)
 
-    def _check(self, max_bytes: int, max_member_bytes: int) -> None:
+    def _check(self, size: int, max_bytes: int, max_member_bytes: int) -> None:
         if not self.members:
             raise RejectedInput("empty-archive", "the archive holds no files", mend="Pack it again")
         for info in self.members:
@@ -79,6 +83,14 @@ class Archive:
                 expected=f"{max_bytes >> 20} MiB (dropfolder.max_archive_bytes), "
                 f"members {max_member_bytes >> 20} MiB (dicom.max_instance_bytes)",
                 mend="Pack it in parts",
+            )
+        if total > max(_GROWTH_MATTERS_BYTES, _MAX_GROWTH * size):
+            raise RejectedInput(
+                "archive-too-big",
+                "the archive would unpack to a great many times its size, as no images do",
+                found=f"{total >> 20} MiB out of {size >> 10} KiB",
+                expected=f"at most {_MAX_GROWTH} times as much",
+                mend="Drop the files without packing them if they are genuine",
             )
 
     def unpack(self, info: zipfile.ZipInfo, write: Callable[[bytes], object]) -> None:
@@ -123,8 +135,13 @@ def _may_be_image(info: zipfile.ZipInfo) -> bool:
     )
 
 
-def _check_directory_size(stream: BinaryIO) -> None:
-    """Look at the end record before ``zipfile`` does, as that would read a directory of any size into memory."""
+def _check_directory_size(stream: BinaryIO) -> int:
+    """Look at the end record before ``zipfile`` does, as that would read a directory of any size into memory.
+
+    Returns
+    -------
+    Size of the archive in bytes.
+    """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - 65536 - 22))
     tail = stream.read()
@@ -145,3 +162,4 @@ def _check_directory_size(stream: BinaryIO) -> None:
             expected=f"at most {_MAX_DIRECTORY_BYTES >> 20} MiB",
             mend="Pack it in parts",
         )
+    return size

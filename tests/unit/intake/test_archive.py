@@ -81,6 +81,17 @@ def test_bomb() -> None:
     assert reason(packed({"1": bytes(600 * KIB)})) == "archive-too-big"
 
 
+def test_bomb_within_the_limits() -> None:
+    """What may be unpacked is many gigabytes: few kilobytes must not have the disk write them."""
+    zeros = packed({"1": bytes(80 * KIB * KIB)})
+    with pytest.raises(RejectedInput) as caught:
+        Archive(io.BytesIO(zeros), max_bytes=KIB**3, max_member_bytes=KIB**3)
+    assert caught.value.reason == "archive-too-big"
+    assert "80 MiB out of" in str(caught.value)
+    stored = packed({"1": bytes(80 * KIB * KIB)}, zipfile.ZIP_STORED)
+    assert len(Archive(io.BytesIO(stored), max_bytes=KIB**3, max_member_bytes=KIB**3).members) == 1
+
+
 def test_a_member_cannot_be_larger_than_it_says() -> None:
     content = bytearray(packed({"1": bytes(400 * KIB)}))
     directory = content.find(b"PK\x01\x02")
