@@ -161,7 +161,7 @@ def test_a_wrong_number_only_costs_the_stable_age(tmp_path: Path) -> None:
     write_datasets(announcing(3, said=300), tmp_path / "ct")
     storescu(reception.start_node(), tmp_path / "ct", options=("+sd",))
     wait_for(lambda: series(reception) == [("complete", "stable age", 1, 3)])
-    assert reception.metrics.short_series._value.get() == 1
+    wait_for(lambda: reception.metrics.short_series._value.get() == 1)
     reception.stop()
 
 
