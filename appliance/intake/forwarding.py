@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.config.settings import Destination
+from appliance.config.settings import Destination, DicomDestination
 from appliance.domain.attributes import Attributes
 from appliance.journal.hints import send_hint
 
@@ -31,11 +31,23 @@ class Forwarding:
             for destination in destinations
             if destination.forward is not None
         }
+        self._ae_titles = {
+            destination.name: destination.ae_title.strip() if isinstance(destination, DicomDestination) else None
+            for destination in destinations
+        }
 
-    def destinations(self, attributes: Attributes) -> list[str]:
-        """Names of those that get an image with these attributes."""
+    def destinations(self, attributes: Attributes, sender: str = "") -> list[str]:
+        """Names of those that get an image with these attributes.
+
+        None gets back what it sent itself: an archive that sends all that it gets to the appliance would go round for
+        ever with it. ``sender`` is the calling AE title, empty where there is none.
+        """
         modality = attributes.get("Modality")
-        return [name for name, wanted in self._modalities.items() if wanted is None or modality in wanted]
+        return [
+            name
+            for name, wanted in self._modalities.items()
+            if (wanted is None or modality in wanted) and (not sender or self._ae_titles[name] != sender.strip())
+        ]
 
     def wake(self, destinations: Sequence[str]) -> None:
         """Tell the senders to these that there is something for them, unless they have just been told."""

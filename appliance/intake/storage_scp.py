@@ -243,7 +243,7 @@ class StorageScp:
         """A data set has come in the fast lane."""
         context = entry.context(context_id)
         assert context is not None  # without one there is no file
-        claim = Claim(request.sop_class_uid, request.sop_instance_uid)
+        claim = Claim(request.sop_class_uid, request.sop_instance_uid, entry.association.requestor.ae_title)
         return self._answers.answer(entry, incoming, claim, str(context.abstract_syntax), received_at)
 
     def _stored(self, event: Any) -> Dataset:
@@ -253,7 +253,8 @@ class StorageScp:
         incoming = getattr(request, "_dataset_file", None)
         with self._lock:
             entry = self._open[event.assoc]
-        claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+        sender = entry.association.requestor.ae_title
+        claim = Claim(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), sender)
         status, comment = self._answers.answer(entry, incoming, claim, str(event.context.abstract_syntax), received_at)
         answer = Dataset()
         answer.Status = status

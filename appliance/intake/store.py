@@ -44,10 +44,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the sender says that the data set is: Affected SOP Class and Instance UID of its C-STORE request."""
+    """What the sender says that the data set is, and that it is itself: its C-STORE request and calling AE title."""
 
     sop_class_uid: str
     sop_instance_uid: str
+    calling_ae_title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,8 @@ class InstanceStore:
         with self._locks[hash(scanned.sop_instance_uid) % _LOCKS]:
             known = self._journal.instances.find(scanned.sop_instance_uid)
             if known is None:
-                series_id = self._store(incoming, scanned, sha256, received_at)
+                sender = "" if claim is None else claim.calling_ae_title
+                series_id = self._store(incoming, scanned, sha256, received_at, sender)
                 acceptance = Acceptance(Outcome.STORED, scanned.series_instance_uid, series_id, scanned.frames)
             elif known.sha256 == sha256:
                 if not self.spool.absolute(known.path).is_file():
@@ -251,16 +253,18 @@ class InstanceStore:
                 whole.close()
         _log.warning("instance %d, whose file was gone, was sent again and has it back", known.instance_id)
 
-    def _store(self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float) -> int:
+    def _store(self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float, sender: str) -> int:
         if scanned.has_head:
-            return self._store_whole(incoming, scanned, sha256, received_at)
+            return self._store_whole(incoming, scanned, sha256, received_at, sender)
         whole = self._with_head(incoming, scanned)
         try:
-            return self._store_whole(whole, scanned, sha256, received_at)
+            return self._store_whole(whole, scanned, sha256, received_at, sender)
         finally:
             whole.close()
 
-    def _store_whole(self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float) -> int:
+    def _store_whole(
+        self, incoming: Incoming, scanned: ScannedInstance, sha256: str, received_at: float, sender: str
+    ) -> int:
         assessments = self._assess(scanned)
         target, size = self._target(scanned), os.fstat(incoming.descriptor).st_size
         # The order is the promise: the file on the disk, then its place and the journal's commit, then the answer.
@@ -269,7 +273,9 @@ class InstanceStore:
         incoming.promise(received_at)
         try:
             self.spool.incoming.place(incoming.path, target)
-            registration = self._register(scanned, target, size, sha256, incoming.source, received_at, assessments)
+            registration = self._register(
+                scanned, target, size, sha256, incoming.source, received_at, assessments, sender
+            )
         except BaseException:
             incoming.withdraw()
             target.unlink(missing_ok=True)
@@ -297,6 +303,7 @@ class InstanceStore:
         source: str,
         received_at: float,
         assessments: Sequence[Assessment],
+        sender: str = "",
     ) -> Registration:
         return self._journal.instances.register(
             ReceivedInstance(
@@ -316,7 +323,7 @@ class InstanceStore:
             ),
             assessments,
             stable_age_s=self._stable_age_s,
-            forward_to=self._forwarding.destinations(scanned.attributes),
+            forward_to=self._forwarding.destinations(scanned.attributes, sender),
             settle_s=self._settle_s,
         )
 

@@ -49,9 +49,9 @@ class Way:
         self.outbox.close()
         assert not self.reception.fatal.is_set()
 
-    def send(self, datasets: Sequence[Dataset]) -> None:
+    def send(self, datasets: Sequence[Dataset], calling: str = "SCANNER") -> None:
         """Send images to the node, each in its own transfer syntax, on one association."""
-        entity = AE("SCANNER")
+        entity = AE(calling)
         for dataset in datasets:
             context = build_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
             if context not in entity.requested_contexts:
@@ -188,6 +188,14 @@ def test_only_to_whom_asks_for_the_modality(tmp_path: Path, ways: list[Way]) -> 
     ways.append(way)
     way.send([*slices(2), radiograph(chest_pixels(50, 40), "DX")])
     assert {name: len(way.outbox.states(name)) for name in ("dx", "all", "none")} == {"dx": 1, "all": 3, "none": 0}
+
+
+@pytest.mark.parametrize("calling", ["PACS", "SCANNER"])
+def test_an_archive_does_not_get_back_what_it_sent(tmp_path: Path, ways: list[Way], calling: str) -> None:
+    way = Way(tmp_path, forwarding(104))
+    ways.append(way)
+    way.send(slices(2), calling=calling)
+    assert way.outbox.states() == ([] if calling == "PACS" else ["queued"] * 2)
 
 
 def test_what_has_the_uid_of_another_image_is_not_forwarded(tmp_path: Path, ways: list[Way]) -> None:

@@ -37,6 +37,12 @@ def test_who_asks_for_the_modality(tmp_path: Path, attributes: dict[str, str], n
     assert forwarding.destinations(attributes) == names
 
 
+def test_none_gets_back_what_it_sent(tmp_path: Path) -> None:
+    forwarding = Forwarding([destination("pacs", Forward())], tmp_path)
+    assert forwarding.destinations({}, "PACS") == []
+    assert forwarding.destinations({}, "SCANNER") == ["pacs"]
+
+
 def test_one_hint_for_a_stream_and_one_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ear, other = HintSocket(tmp_path, "sender-all"), HintSocket(tmp_path, "sender-other")
     monkeypatch.setattr(forwarding_module, "_HINT_S", 60.0)
