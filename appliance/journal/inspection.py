@@ -10,6 +10,7 @@ from typing import Final, Literal
 from appliance.journal.database import Database, newest_schema
 
 _PAGE: Final = 1000
+_FRAMES: Final = "(SELECT IFNULL(sum(frames), 0) FROM instance WHERE instance.series_id = series.series_id)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Inspection:
                     "UPDATE tally SET rows = ? WHERE machine = ? AND state = ?",
                     (miscount.rows, miscount.machine, miscount.state),
                 )
+            connection.execute(f"UPDATE series SET image_count = {_FRAMES} WHERE image_count <> {_FRAMES}")
             connection.execute("DELETE FROM delivery_tally")
             connection.execute(
                 "INSERT INTO delivery_tally SELECT destination, state, count(*) FROM delivery"
@@ -169,5 +171,11 @@ def _miscounts(connection: sqlite3.Connection) -> list[Miscount]:
         )
         for destination, state in sorted(rows.keys() | counted.keys())
         if counted.get((destination, state), 0) != rows.get((destination, state), 0)
+    ]
+    found += [
+        Miscount("image of a series", row["state"], row["image_count"], row["rows"])
+        for row in connection.execute(
+            f"SELECT state, image_count, {_FRAMES} AS rows FROM series WHERE image_count <> {_FRAMES}"
+        )
     ]
     return found

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from appliance.config.settings import Retention, Settings, Storage
+from appliance.journal.journal import Journal
+from appliance.retention.keeper import Keeper
 from appliance.retention.removal import Removal
 from tests.support.received_files import data_set, part10
 from tests.support.reception import Reception
+from tests.support.waiting import wait_for
 
 _KEEPER = """
 import sys, time
@@ -32,7 +41,8 @@ while True:
     keeper.delete_old(time.time())
 """
 _IMAGES = 12
-_KILLS = 12
+_KILLS = 8
+_IMAGES_OF_1_MIB = 400
 
 
 def test_no_row_without_its_file_and_no_file_without_its_row(tmp_path: Path) -> None:
@@ -83,3 +93,45 @@ def test_no_row_without_its_file_and_no_file_without_its_row(tmp_path: Path) -> 
     assert deleted > _KILLS and set(stored) == {"stored", "duplicate"}
     assert reception.rows("SELECT * FROM tombstone") == [] and reception.rows("PRAGMA foreign_key_check") == []
     reception.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can make a small disk, and not in every container")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_three_times_what_the_disk_holds_is_taken_without_a_refusal(small_disk: Path) -> None:
+    """Deletion begins before reception is refused, and brings the room back that was asked for."""
+    mark, target = 16 << 20, 64 << 20
+    reception = Reception(small_disk, stable_age_s=0.05, settle_s=0, min_free_bytes=mark)
+    reception.assembler.start()
+    settings = Settings(
+        storage=Storage(min_free_bytes=mark), retention=Retention(target_free_bytes=target, min_age_s=0.1)
+    )
+    keeper = Keeper(settings, reception.journal, reception.spool, reception.metrics, on_fatal=reception.fatal.set)
+
+    def has_room() -> bool:
+        keeper.make_room(time.time())
+        return reception.spool.free_bytes() >= target
+
+    try:
+        for number in range(_IMAGES_OF_1_MIB):
+            uid, study = f"1.2.3.{number}", f"1.2.{number // 10}"
+            content = data_set(instance=uid, study=study, series=study, pixels=bytes(1 << 20))
+            with closing(reception.spool.incoming.new("dicom")) as incoming:
+                incoming.write(part10(content, instance=uid))
+                assert reception.store.accept(incoming, received_at=time.time()).outcome == "stored"
+            if number % 10 == 9:  # about as often as the keeper looks
+                reception.store.confirm()
+                wait_for(has_room)
+    finally:
+        reception.stop()
+    [total] = [total for total in Journal(small_disk / "journal" / "journal.sqlite3").retention.totals() if total.bytes]
+    assert total.reason == "space" and total.bytes > 250 << 20

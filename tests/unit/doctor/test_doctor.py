@@ -122,6 +122,7 @@ def test_an_image_without_a_row_is_registered_again(state: State, capsys: pytest
         state.sql(f"DELETE FROM {table} WHERE instance_id = 2")
     code, found = state.doctor(capsys)
     assert code == 1 and "appliance doctor --repair" in found["images without a row"]["mend"]
+    assert "image of a series receiving: 3 counted, 2 there" in found["journal counts"]["found"]
     code, found = state.doctor(capsys, "--repair")
     assert found["images without a row"]["verdict"] == "mended"
     reception = state.reception()
