@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     requeue.add_argument("--deliveries", action="store_true", help="all failed deliveries")
     requeue.add_argument("--destination", metavar="NAME", help="with --deliveries: only those to this destination")
     requeue.add_argument("--procedure-steps", action="store_true", help="all failed messages to the RIS")
+    requeue.add_argument("--commitments", action="store_true", help="all failed reports of storage commitments")
     requeue.set_defaults(command=_requeue)
 
     doctor = commands.add_parser("doctor", parents=[common], help="does the journal say what the spool holds?")
@@ -221,6 +222,7 @@ def _requeue(parsed: argparse.Namespace) -> int:
         deliveries=parsed.deliveries,
         destination=parsed.destination,
         procedure_steps=parsed.procedure_steps,
+        commitments=parsed.commitments,
     )
 
 

@@ -43,10 +43,13 @@ def requeue(
     deliveries: bool,
     destination: str | None,
     procedure_steps: bool,
+    commitments: bool,
 ) -> int:
-    """Let a failed job run again, or failed deliveries and messages to the RIS go again."""
-    if job is None and not deliveries and not procedure_steps:
-        raise ConfigurationError("nothing to requeue is named", mend="Give --job N, --deliveries or --procedure-steps")
+    """Let a failed job run again, or failed deliveries, messages to the RIS and commitment reports go again."""
+    if job is None and not deliveries and not procedure_steps and not commitments:
+        raise ConfigurationError(
+            "nothing to requeue is named", mend="Give --job N, --deliveries, --procedure-steps or --commitments"
+        )
     _, layout, journal = _open(config, state_dir)
     now = time.time()
     if job is not None:
@@ -65,6 +68,10 @@ def requeue(
         count = journal.step_messages.requeue(now)
         send_hint(layout.run, "sender")
         print(f"{count} message(s) to the RIS queued again")
+    if commitments:
+        count = journal.commitments.requeue(now)
+        send_hint(layout.run, "sender")
+        print(f"{count} storage commitment(s) are judged and reported again")
     return 0
 
 

@@ -31,6 +31,12 @@ class Peer(Section):
 
     ae_title: Annotated[AeTitle, Field(description="Its AE title, as it calls itself")]
     host: Annotated[str | None, Field(description="The only address it may come from; absent: any address")] = None
+    port: Annotated[
+        Port | None,
+        Field(
+            description="Its TCP port, for storage commitment; absent: reports only go back on associations of its own"
+        ),
+    ] = None
 
 
 class DicomNode(Section):
@@ -255,6 +261,20 @@ class Mpps(Section):
     ris: Annotated[Ris | None, Field(description="Where all of them are sent on to; absent: nowhere")] = None
 
 
+class Commitment(Section):
+    """Storage commitment: peers ask whether what they sent is safe, and are told."""
+
+    enabled: Annotated[bool, Field(description="Whether the DICOM node takes requests")] = True
+    wait_s: Annotated[
+        float, Field(ge=0, description="Instances that are still on their way are waited for, before they have failed")
+    ] = 10.0
+    max_references: Annotated[
+        int, Field(ge=1, le=1000000, description="Instances that one request may name; more are refused with 0x0213")
+    ] = 20000
+    timeout_s: Annotated[float, Field(gt=0, description="Longest wait for the answer to a report")] = 10.0
+    retry: Annotated[Retry, Field(description="Back-off")] = Retry()
+
+
 class Forward(Section):
     """Which received images a destination gets, as they came."""
 
@@ -332,6 +352,7 @@ class Settings(Section):
     dropfolder: Annotated[DropFolder, Field(description="Drop folder")] = DropFolder()
     assembly: Annotated[Assembly, Field(description="When a series is complete")] = Assembly()
     mpps: Annotated[Mpps, Field(description="Modality Performed Procedure Steps")] = Mpps()
+    commitment: Annotated[Commitment, Field(description="Storage commitment")] = Commitment()
     storage: Annotated[Storage, Field(description="Disk")] = Storage()
     retention: Annotated[Retention, Field(description="What is deleted, and when", validate_default=True)] = Retention()
     models: Annotated[Models, Field(description="Model packages")] = Models()

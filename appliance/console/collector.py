@@ -45,8 +45,8 @@ class JournalCollector(Collector):
     def _states(self) -> Metric:
         family = GaugeMetricFamily(
             "appliance_rows",
-            "Series, jobs, jobs of shadows, deliveries, procedure steps and their messages to the RIS that "
-            "the journal holds, by state; queued ones are the queue's depth",
+            "Series, jobs, jobs of shadows, deliveries, procedure steps, their messages to the RIS and storage "
+            "commitments that the journal holds, by state; queued ones are the queue's depth",
             labels=["kind", "state"],
         )
         for kind, states in self._journal.overview.tally().items():
@@ -57,8 +57,8 @@ class JournalCollector(Collector):
     def _oldest(self) -> Metric:
         family = GaugeMetricFamily(
             "appliance_oldest_waiting_seconds",
-            "How long the oldest series being received, queued job, queued delivery and queued message to the RIS have "
-            "waited; 0 when none does",
+            "How long the oldest series being received, queued job, queued delivery, queued message to the RIS and "
+            "unreported storage commitment have waited; 0 when none does",
             labels=["kind"],
         )
         now, waiting = time.time(), self._journal.overview.waiting()

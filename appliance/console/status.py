@@ -57,6 +57,16 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             }
             for view in journal.step_messages.undone()
         ],
+        "commitments": [
+            {
+                "peer": view.ae_title,
+                "state": str(view.state),
+                "count": view.count,
+                "oldest_seconds": round(max(0.0, now - view.oldest_created_at), 1),
+                "message": view.message,
+            }
+            for view in journal.commitments.undone()
+        ],
         "failed_jobs": [_job(view, now) for view in journal.overview.failed_jobs(_SHOWN)],
         "models": [_model(activation) for activation in journal.activations.used(settings.models.names)],
         "refused_activations": [asdict(refused) for refused in journal.activations.refused(settings.models.names)],
@@ -214,6 +224,7 @@ def _alarms(status: dict[str, Any]) -> list[str]:
                 f"{view['message']}"
             )
     alarms += [_step_messages(view) for view in status["step_messages"] if view["message"] or not view["in_settings"]]
+    alarms += [_commitments(view) for view in status["commitments"] if view["message"]]
     serving = {view["model"]: view["active"] for view in status["models"]}
     alarms += [
         f"FAILED activation of {view['model']}/{view['version']['version']}: {view['reason']}. What served before "
@@ -256,6 +267,13 @@ def _step_messages(view: dict[str, Any]) -> str:
             f"WAITS  {what}, which is no longer in the settings: nobody sends them. Name it there again as mpps.ris, "
             "then restart"
         )
+    return f"WAITS  {what} for {_duration(view['oldest_seconds'])}: {view['message']}"
+
+
+def _commitments(view: dict[str, Any]) -> str:
+    what = f"{view['count']} report(s) of storage commitments to {view['peer']}"
+    if view["state"] == "failed":
+        return f"FAILED {what}: {view['message']}. Mend it, then: appliance requeue --commitments"
     return f"WAITS  {what} for {_duration(view['oldest_seconds'])}: {view['message']}"
 
 

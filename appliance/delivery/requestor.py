@@ -12,6 +12,7 @@ from pydicom.config import settings as pydicom_settings
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.presentation import build_role
 
 from appliance.config.settings import RemoteNode
 from appliance.errors import DestinationUnreachable
@@ -26,9 +27,13 @@ class Requestor:
         How the appliance calls itself.
     sop_class_uids
         What is offered, each in the library's usual transfer syntaxes.
+    as_provider
+        Whether the appliance is the SCP of these, and the other node their SCU (PS3.7 section D.3.3.4).
     """
 
-    def __init__(self, node: RemoteNode, ae_title: str, sop_class_uids: Sequence[str]) -> None:
+    def __init__(
+        self, node: RemoteNode, ae_title: str, sop_class_uids: Sequence[str], *, as_provider: bool = False
+    ) -> None:
         # A switch of the whole library: what the peer answers is judged here, not warned about with its values.
         pydicom_settings.reading_validation_mode = IGNORE
         self._node = node
@@ -37,6 +42,7 @@ class Requestor:
             setattr(self._entity, f"{name}_timeout", node.timeout_s)
         for sop_class_uid in sop_class_uids:
             self._entity.add_requested_context(sop_class_uid)
+        self._roles = [build_role(sop_class_uid, scp_role=True) for sop_class_uid in sop_class_uids if as_provider]
 
     @contextmanager
     def association(self) -> Iterator[Association]:
@@ -70,6 +76,7 @@ class Requestor:
             str(found[0][4][0]),
             self._node.port,
             ae_title=self._node.ae_title,
+            ext_neg=list(self._roles),
             evt_handlers=[(evt.EVT_CONN_OPEN, self._connected)],
         )
 

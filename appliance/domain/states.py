@@ -48,6 +48,15 @@ class StepMessageState(StrEnum):
     FAILED = "failed"
 
 
+class CommitmentState(StrEnum):
+    """Of a storage commitment: asked for, judged so that its report waits, and what became of the report."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    REPORTED = "reported"
+    FAILED = "failed"
+
+
 class Scope(StrEnum):
     """What one job judges."""
 

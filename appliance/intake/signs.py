@@ -5,6 +5,8 @@ sign                       what has happened                                    
 =========================  ===========================================================  ============================
 ``mpps completed``         the modality's procedure step has ended (N-SET), and all     at once
 ``mpps discontinued``      images that it lists of the series are here
+``committed``              the sender asks for storage commitment; all that it names    at once
+                           is here, and that is all of the series, two or more images
 ``images in acquisition``  all images announce the same number (0020,1002), and as      ``settle_s`` after the last
                            many are here                                                image; at once with a mark
 ``pacs count``             the PACS said twice, ``assembly.pacs.ask_after_s`` apart     at once
@@ -18,9 +20,9 @@ sign                       what has happened                                    
                                                                                         last image
 =========================  ===========================================================  ============================
 
-* An *expectation* (a list or a number of images that should be there) is stronger than an *end mark* (release,
-  folder, archive). While images are missing, an end mark does not count: the sender was cut off, or sends in several
-  associations. The stable age ends the wait, as the expectation may be wrong, and ``missing`` tells of it.
+* An *expectation* (a list or a number of images that should be there) is stronger than an *end mark* (commitment,
+  release, folder, archive). While images are missing, an end mark does not count: the sender was cut off, or sends in
+  several associations. The stable age ends the wait, as the expectation may be wrong, and ``missing`` tells of it.
 * The list of a procedure step knows best: while one of its images is missing, no number counts either, and once all
   are here, none holds the series up. It holds for revisions to come, for 30 days. What it names that is no image
   (dose reports, presentation states) is not waited for.

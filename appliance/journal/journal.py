@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from appliance.journal.activations import Activations
+from appliance.journal.commitments import Commitments
 from appliance.journal.comparisons import Comparisons
 from appliance.journal.database import Database
 from appliance.journal.deliveries import Deliveries
@@ -37,6 +38,7 @@ class Journal:
         self.procedure_steps = ProcedureSteps(self._database)
         self.step_messages = StepMessages(self._database)
         self.following = Following(self._database)
+        self.commitments = Commitments(self._database)
         self.jobs = Jobs(self._database)
         self.deliveries = Deliveries(self._database)
         self.activations = Activations(self._database)

@@ -26,6 +26,7 @@ class Waiting:
     job: float | None
     delivery: float | None
     step_message: float | None
+    commitment: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,17 @@ class Overview:
     def waiting(self) -> Waiting:
         """The oldest of what waits; for a shadow's job nobody does. Costs the same however much waits."""
         connection = self._database.connection()
-        series, job, delivery, step_message = (
+        series, job, delivery, step_message, commitment = (
             connection.execute(query).fetchone()[0]
             for query in (
                 "SELECT min(first_received_at) FROM series WHERE state = 'receiving'",
                 "SELECT min(created_at) FROM job WHERE state = 'queued' AND shadow = 0",
                 f"SELECT min({_OLDEST_UNDONE}) FROM delivery_tally told WHERE state = 'queued' AND rows > 0",
                 "SELECT min(created_at) FROM step_message INDEXED BY step_message_queued WHERE state = 'queued'",
+                "SELECT min(created_at) FROM commitment INDEXED BY commitment_waiting WHERE state = 'queued'",
             )
         )
-        return Waiting(series, job, delivery, step_message)
+        return Waiting(series, job, delivery, step_message, commitment)
 
     def series(self, limit: int) -> list[SeriesView]:
         """The newest series, newest first."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from appliance.journal.commitments import NEEDED
 from appliance.journal.database import Database
 
 _COMPARED: Final = 1000
@@ -44,6 +45,7 @@ _HOLDS: Final = {
         f" WHERE series_id IN {_OF_STUDY} AND shadow = 1 AND job_id >= IFNULL((SELECT job_id FROM job newest"
         f" WHERE shadow = 1 AND newest.model = job.model ORDER BY job_id DESC LIMIT 1 OFFSET {_COMPARED - 1}), 0)"
     ),
+    "commitment": f"{NEEDED} AND instance.series_id IN {_OF_STUDY}",
     "recent result": f"SELECT 1 FROM job WHERE series_id IN {_OF_STUDY} AND finished_at >= :before",
 }
 """Why a study stays although it is old enough, and the question that finds out."""

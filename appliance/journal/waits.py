@@ -28,12 +28,15 @@ class LongestWaits:
         How long a worker holds a job without a sign of life.
     delivery
         The pause before a delivery, or a message about a procedure step, is tried again.
+    commitment
+        The wait of a storage commitment for its instances, or until its report is sent, or sent again.
     """
 
     series: float
     job: float
     lease: float
     delivery: float
+    commitment: float
 
 
 class Waits:
@@ -79,4 +82,6 @@ def _steps(now: float, longest: LongestWaits) -> list[_Step]:
         step("job", "running", "lease_until", longest.lease, longest.lease),
         step("delivery", "queued", "available_at", longest.delivery),
         step("step_message", "queued", "available_at", longest.delivery),
+        step("commitment", "pending", "judge_at", longest.commitment),
+        step("commitment", "queued", "available_at", longest.commitment),
     ]

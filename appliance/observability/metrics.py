@@ -96,6 +96,24 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.commitments = Counter(
+            "appliance_commitments",
+            "Requests for storage commitment, by outcome (taken, refused, disk-error, error)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.committed_instances = Counter(
+            "appliance_committed_instances",
+            "Instances that peers asked about in storage commitment requests, by outcome (committed, failed)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.commitment_reports = Counter(
+            "appliance_commitment_reports",
+            "Reports of storage commitments, by outcome (reported, postponed, failed)",
+            ["outcome"],
+            registry=registry,
+        )
         self.pacs_counts = Counter(
             "appliance_pacs_counts",
             "Questions to the PACS for the number of a series' instances, by outcome (equal, more or fewer than here, "

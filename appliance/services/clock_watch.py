@@ -53,4 +53,5 @@ def longest_waits(settings: Settings) -> LongestWaits:
         job=settings.worker.retry_s,
         lease=settings.worker.lease_s,
         delivery=max((destination.retry.longest_s for destination in settings.destinations), default=0.0),
+        commitment=max(settings.commitment.wait_s, settings.commitment.timeout_s, settings.commitment.retry.longest_s),
     )

@@ -10,6 +10,7 @@ from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
 from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
+from appliance.intake.commitment_scp import CommitmentScp
 from appliance.intake.confirmer import Confirmer
 from appliance.intake.dimse_service import DimseService
 from appliance.intake.dropfolder import DropFolder
@@ -72,6 +73,17 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
                     run_folder=layout.run,
                 )
             )
+        commitment = CommitmentScp(
+            settings.commitment,
+            journal=journal,
+            spool=spool,
+            assembler=assembler,
+            metrics=metrics,
+            run_folder=layout.run,
+            on_fatal=lifecycle.fail,
+        )
+        if settings.commitment.enabled:
+            services.append(commitment)
         node = StorageScp(
             settings.dicom,
             store,
@@ -102,6 +114,8 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             assembler,
             node,
         ]
+        if settings.commitment.enabled:
+            parts.append(commitment)
         if settings.dropfolder.enabled:
             parts.append(
                 DropFolder(

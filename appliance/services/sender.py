@@ -1,4 +1,4 @@
-"""The sender role: results out, each destination on its own; procedure steps to the RIS; questions to the PACS."""
+"""The sender role: results out, each destination on its own; messages to RIS and modalities; questions to PACS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from appliance.config.layout import StateLayout
 from appliance.config.settings import Settings
+from appliance.delivery.commitment_reports import CommitmentReports
 from appliance.delivery.pacs_count import PacsCount
 from appliance.delivery.recorder import Recorder
 from appliance.delivery.ris import RisSender
@@ -47,6 +48,18 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
             parts.append(
                 PacsCount(
                     settings.assembly.pacs,
+                    ae_title=settings.dicom.ae_title,
+                    journal=journal,
+                    metrics=metrics,
+                    run_folder=layout.run,
+                    on_fatal=lifecycle.fail,
+                )
+            )
+        if settings.commitment.enabled:
+            parts.append(
+                CommitmentReports(
+                    settings.commitment,
+                    settings.dicom.peers,
                     ae_title=settings.dicom.ae_title,
                     journal=journal,
                     metrics=metrics,

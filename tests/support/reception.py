@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.layout import StateLayout
-from appliance.config.settings import Destination, DicomNode
+from appliance.config.settings import Commitment, Destination, DicomNode
 from appliance.config.settings import DropFolder as DropFolderSettings
 from appliance.domain.states import Scope
 from appliance.intake.assembler import Assembler
 from appliance.intake.assessor import Assessor
+from appliance.intake.commitment_scp import CommitmentScp
 from appliance.intake.dropfolder import DropFolder
 from appliance.intake.forwarding import Forwarding
 from appliance.intake.mpps_scp import MppsScp
@@ -26,6 +27,8 @@ from appliance.manifest.matching import Match
 from appliance.observability.metrics import Metrics
 from appliance.spool.incoming import Incoming
 from appliance.spool.spool import Spool
+
+_COMMITMENT = Commitment()
 
 
 def model(
@@ -57,6 +60,7 @@ class Reception:
         count_announced: bool = True,
         destinations: Sequence[Destination] = (),
         send_on: bool = False,
+        commitment: Commitment = _COMMITMENT,
     ) -> None:
         self.layout = StateLayout(root)
         self.journal = Journal(self.layout.journal)
@@ -83,6 +87,15 @@ class Reception:
         self.mpps = MppsScp(
             self.journal, self.metrics, stable_age_s=stable_age_s, send_on=send_on, run_folder=self.layout.run
         )
+        self.commitment = CommitmentScp(
+            commitment,
+            journal=self.journal,
+            spool=self.spool,
+            assembler=self.assembler,
+            metrics=self.metrics,
+            run_folder=self.layout.run,
+            on_fatal=self.fatal.set,
+        )
         self.node: StorageScp | None = None
         self.dropfolder: DropFolder | None = None
 
@@ -96,7 +109,7 @@ class Reception:
             self.metrics,
             settle_s=self.settle_s,
             sop_class_uids=self.assessor.sop_class_uids,
-            services=[self.mpps],
+            services=[self.mpps, self.commitment],
             on_fatal=self.fatal.set,
         )
         self.node.start()
@@ -122,6 +135,7 @@ class Reception:
             self.node.stop()
         if self.dropfolder is not None:
             self.dropfolder.stop()
+        self.commitment.stop()
         self.assembler.stop()
         self.journal.close()
 

@@ -41,6 +41,7 @@ def test_every_measured_number_has_its_unit_in_its_name(section: type[Section], 
         "threads",
         "nice",
         "max_attempts",
+        "max_references",
         "factor",
     }
     if field.annotation in (int, float):

@@ -9,7 +9,14 @@ from itertools import product
 
 import pytest
 
-from appliance.domain.states import DeliveryState, JobState, ProcedureStepState, SeriesState, StepMessageState
+from appliance.domain.states import (
+    CommitmentState,
+    DeliveryState,
+    JobState,
+    ProcedureStepState,
+    SeriesState,
+    StepMessageState,
+)
 from appliance.errors import IllegalTransition
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered
@@ -53,6 +60,14 @@ ARROWS = {
         ("queued", "failed"): "failed",
         ("failed", "queued"): "requeued",
     },
+    "commitment": {
+        ("", "pending"): "asked",
+        ("pending", "queued"): "judged",
+        ("queued", "reported"): "reported",
+        ("queued", "failed"): "failed",
+        ("failed", "pending"): "again",
+        ("reported", "pending"): "again",
+    },
 }
 STATES = {
     "series": SeriesState,
@@ -60,6 +75,7 @@ STATES = {
     "delivery": DeliveryState,
     "procedure_step": ProcedureStepState,
     "step_message": StepMessageState,
+    "commitment": CommitmentState,
 }
 PAIRS = [
     (machine, *pair) for machine, states in STATES.items() for pair in product(states, states) if pair[0] != pair[1]
@@ -77,6 +93,7 @@ def file_with_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3
     succeed(journal, claim(journal), kinds=("sr",))
     queue_job(journal, "2")
     journal.procedure_steps.create("3", b"", 100, send_on=True)
+    journal.commitments.ask("4", [], ae_title="CT1", address="192.0.2.1", judge_at=110, now=100)
     journal.close()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
@@ -164,6 +181,7 @@ def test_a_state_that_does_not_exist_is_refused(rows: sqlite3.Connection, machin
 def test_nothing_is_born_in_a_later_state(rows: sqlite3.Connection, machine: str, state: str) -> None:
     names = [row["name"] for row in rows.execute(f"PRAGMA table_info({machine})") if row["name"] != f"{machine}_id"]
     changed = {"state": "?", "revision": "99", "destination": "'elsewhere'", "series_instance_uid": "'9.9'"}
+    changed["transaction_uid"] = "'9.9'"
     changed |= {"sop_instance_uid": "'9.9'"} if machine == "procedure_step" else {}
     values = ", ".join(changed.get(name, name) for name in names)
     copy = f"INSERT INTO {machine} ({', '.join(names)}) SELECT {values} FROM {machine} LIMIT 1"

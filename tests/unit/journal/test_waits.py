@@ -10,7 +10,7 @@ from tests.unit.journal.makers import STABLE_AGE_S, claim, complete, queue_job, 
 
 DAY_S = 86400.0
 NOW = 1000.0
-LONGEST = LongestWaits(series=STABLE_AGE_S, job=5.0, lease=60.0, delivery=300.0)
+LONGEST = LongestWaits(series=STABLE_AGE_S, job=5.0, lease=60.0, delivery=300.0, commitment=300.0)
 
 
 def test_what_a_fast_clock_has_put_off_is_due_now(journal: Journal) -> None:
