@@ -75,6 +75,7 @@ class DecodedFiles:
         except MemoryError:  # address space is limited here: the memory is taken when it is needed
             self._reserve = np.empty(0, dtype=np.float32)
         self._touched = 0
+        self._in_use = False
         self._files: dict[Path, ImageFile] = {}
         # By the id of the file, which lives as long.
         self._pixels: dict[int, tuple[Path, Future[NDArray[Any]]]] = {}
@@ -119,8 +120,14 @@ class DecodedFiles:
     def room(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """See ``ImageSource``."""
         samples = int(np.prod(shape))
-        reserve, self._reserve = self._reserve, np.empty(0, dtype=np.float32)  # nobody else gets the same memory
-        return np.empty(shape, dtype=np.float32) if reserve.size < samples else reserve[:samples].reshape(shape)
+        if self._in_use or self._reserve.size < samples:
+            return np.empty(shape, dtype=np.float32)
+        self._in_use = True
+        return self._reserve[:samples].reshape(shape)
+
+    def take_room_back(self) -> None:
+        """Nobody uses what ``room`` has returned any more: it may return the same memory again."""
+        self._in_use = False
 
 
 def _samples(file: ImageFile) -> int:

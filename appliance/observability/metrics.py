@@ -190,7 +190,7 @@ class Metrics:
             "appliance_prepared_bytes",
             "Memory held for series whose jobs are not taken yet",
             registry=registry,
-            multiprocess_mode="livesum",
+            multiprocess_mode="sum",
         )
         self.decoder_crashes = Counter(
             "appliance_decoder_crashes",

@@ -36,6 +36,7 @@ class PreparedSeries:
         self._sha256: dict[Path, str] = {}
         self._images: Images = ()
         self._loaded: list[tuple[InputSpec, LoadedImage]] = []
+        self._taken = False
         self._first: dict[ModelThread, tuple[LoadedImage, FirstTensor]] = {}
 
     def keep(self, path: Path, sha256: str, file: ImageFile, size: int) -> None:
@@ -69,6 +70,7 @@ class PreparedSeries:
             See ``load_image`` and ``Preparation``.
         """
         loaded = self._load(model, images)
+        self._taken = True
         made_of, first = self._first.pop(model, (None, None))
         if first is None or made_of is not loaded:
             first = model.prepare(loaded.image)
@@ -83,6 +85,8 @@ class PreparedSeries:
             self._images = images
             self._loaded.clear()
             self._first.clear()
+            if not self._taken:
+                self._files.take_room_back()
         spec = model.manifest.input
         for known, loaded in self._loaded:
             if known == spec:

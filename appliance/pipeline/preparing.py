@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _IDLE_POLL_S = 0.2
 _POLL_S = 0.04
 """While images arrive; the journal is asked whether anything has changed, which costs microseconds."""
-_QUIET_S = 0.3
+_QUIET_S = 0.5
 """Without a sign of the end: how long after an image it is taken for the last one, the first time."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.benchmarks.deliver import measure_deliver
 from tests.benchmarks.engines import measure_engines
 from tests.benchmarks.ingest import measure_ingest
-from tests.benchmarks.latency import measure_latency
+from tests.benchmarks.latency import KINDS, measure_latency
 from tests.benchmarks.scale import measure_scale
 from tests.benchmarks.signs import measure_signs
 
@@ -25,7 +25,7 @@ def main() -> int:
     latency = benchmarks.add_parser(
         "latency", help="last byte in → SR at the PACS, for one CR image and long MR and CT series, stage by stage"
     )
-    latency.add_argument("kinds", nargs="*", metavar="KIND", help="only these kinds of study, such as CR, MR, JPEG-LS")
+    latency.add_argument("kinds", nargs="*", metavar="KIND", help=f"only these kinds of study: {', '.join(KINDS)}")
     latency.add_argument("--repeat", type=int, default=5, metavar="N", help="studies of each kind (default 5)")
     latency.add_argument(
         "--per-second", type=float, default=40.0, metavar="N",

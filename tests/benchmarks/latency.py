@@ -27,6 +27,8 @@ from tests.support.waiting import wait_for
 ROWS = ("settle", "queue", "load", "infer", "read_out", "write", "deliver")
 SUMS = ("last byte → claimed", "complete → inference", "total", "total without settle", "not inference")
 ROLES = ("receiver", "sender", "console", "worker-0")
+CT = "CT 300"
+KINDS = ("CR", "MR 192", CT, *(f"{CT} {syntax}" for syntax in SYNTAXES))
 MODELS = ("cxr-lung", "mr-brain-extract")
 
 Maker = Callable[[Path, str], list[Path]]
@@ -39,7 +41,7 @@ def measure_latency(repeat: int, wanted: Sequence[str], per_second: float) -> di
     Parameters
     ----------
     wanted
-        Parts of the names of the kinds to measure; empty for all.
+        The kinds to measure, of ``KINDS``; empty for all.
     per_second
         How many images a scanner sends while it reconstructs; 0 leaves those studies out.
     """
@@ -97,19 +99,16 @@ def _makers(folder: Path, wanted: Sequence[str]) -> dict[str, Maker]:
         print("only a T1 MR series here: the folder of real images is absent", file=sys.stderr)
         return {"MR": head_study}
 
-    def is_wanted(kind: str) -> bool:
-        return not wanted or any(part in kind for part in wanted)
-
     makers: dict[str, Maker] = {}
-    if is_wanted("CR"):
-        makers["CR"] = partial(chest_study, shared)
-    if is_wanted("MR 192"):
-        makers["MR 192"] = partial(study_of, mr_templates(shared))
-    kinds = [kind for kind in ("CT 300", *(f"CT 300 {syntax}" for syntax in SYNTAXES)) if is_wanted(kind)]
-    if kinds:
-        plain = ct_templates(shared, folder / "CT 300")
-        for kind in kinds:
-            syntax = kind.removeprefix("CT 300").strip()
+    plain: list[Path] = []
+    for kind in wanted or KINDS:
+        if kind == "CR":
+            makers[kind] = partial(chest_study, shared)
+        elif kind == "MR 192":
+            makers[kind] = partial(study_of, mr_templates(shared))
+        else:
+            plain = plain or ct_templates(shared, folder / CT)
+            syntax = kind.removeprefix(CT).strip()
             makers[kind] = partial(study_of, compressed(plain, folder / kind, syntax) if syntax else plain)
     return makers
 

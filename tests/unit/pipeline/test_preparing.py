@@ -76,8 +76,12 @@ class Site:
         return float(self.metrics.prepared_bytes._value.get())
 
     def wait_until_in_place(self) -> None:
-        (followed,) = wait_for(lambda: list(self.preparer._held.values()), timeout_s=20, what="a series to be followed")
-        wait_for(lambda: followed.in_place, timeout_s=30, what="the series to be in place")
+        count = len(self.journal.following.images(1, 0))
+
+        def in_place() -> bool:
+            return any(held.in_place and len(held.images) == count for held in list(self.preparer._held.values()))
+
+        wait_for(in_place, timeout_s=30, what="the series to be in place")
 
     def complete(self) -> ClaimedJob:
         """Call the series complete and claim its job."""
@@ -141,6 +145,26 @@ def test_an_image_that_comes_late_is_in_the_result(site: Site) -> None:
     job = site.complete()
     assert len(job.images) == SLICES
     assert np.array_equal(site.tensor(job), site.plain_tensor(job))
+
+
+def test_what_a_job_has_does_not_change_under_it(site: Site) -> None:
+    """The next revision is put in place while the job of the one before is at work."""
+    site.preparer.start()
+    images = head()
+    site.receive(images[:-2])
+    site.wait_until_in_place()
+    site.receive(images[-2:-1])  # in the same memory
+    site.wait_until_in_place()
+    job = site.complete()
+    loaded, _ = site.preparer.load(job, site.model)
+    before = np.array(loaded.image.voxels)
+    site.receive(images[-1:])
+    site.wait_until_in_place()
+    again = site.complete()
+    assert np.array_equal(site.tensor(again), site.plain_tensor(again))
+    assert np.array_equal(loaded.image.voxels, before)
+    plain = Model.load(site.model._model, [site.spool.absolute(path) for path, _ in job.images])
+    assert np.array_equal(plain.image.voxels, before)
 
 
 def test_an_image_after_completion_makes_the_next_revision(site: Site) -> None:
