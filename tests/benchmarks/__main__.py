@@ -31,6 +31,9 @@ def main() -> int:
         "--per-second", type=float, default=40.0, metavar="N",
         help="images that a scanner sends while it reconstructs; 0: series come all at once only (default 40)",
     )  # fmt: skip
+    latency.add_argument(
+        "--settle", type=float, default=1.0, metavar="S", help="assembly.settle_s of the appliance (default 1)"
+    )
     ingest = benchmarks.add_parser("ingest", help="reception, beside dcmtk, Orthanc and the raw limit of this machine")
     ingest.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default 5)")
     ingest.add_argument("--count", type=int, default=300, metavar="N", help="CT slices in each (default 300)")
@@ -63,7 +66,7 @@ def main() -> int:
         case "engines":
             measured = measure_engines(parsed.seconds, parsed.names)
         case _:
-            measured = measure_latency(parsed.repeat, parsed.kinds, parsed.per_second)
+            measured = measure_latency(parsed.repeat, parsed.kinds, parsed.per_second, parsed.settle)
     figures = {"machine": machine(), "figures": measured}
     if parsed.save:
         path = Path(__file__).parent / f"{parsed.benchmark}.json"

@@ -35,7 +35,7 @@ Maker = Callable[[Path, str], list[Path]]
 """Writes one study into a folder, for a name, and returns its files."""
 
 
-def measure_latency(repeat: int, wanted: Sequence[str], per_second: float) -> dict[str, object]:
+def measure_latency(repeat: int, wanted: Sequence[str], per_second: float, settle_s: float) -> dict[str, object]:
     """Send ``repeat`` studies of each kind, alternating, one at a time; print and return medians in ms.
 
     Parameters
@@ -44,6 +44,8 @@ def measure_latency(repeat: int, wanted: Sequence[str], per_second: float) -> di
         The kinds to measure, of ``KINDS``; empty for all.
     per_second
         How many images a scanner sends while it reconstructs; 0 leaves those studies out.
+    settle_s
+        ``assembly.settle_s`` of the appliance.
     """
     with tempfile.TemporaryDirectory() as folder, DcmtkStoreScp(Path(folder) / "pacs") as pacs:
         root = Path(folder)
@@ -61,7 +63,7 @@ def measure_latency(repeat: int, wanted: Sequence[str], per_second: float) -> di
                 {"kind": "dicom", "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
             ],
             settings={
-                "assembly": {"settle_s": 1.0},
+                "assembly": {"settle_s": settle_s},
                 "logging": {"level": "WARNING"},
                 "models": {"folder": str(packages)},
             },
