@@ -85,7 +85,7 @@ def test_days_of_a_flapping_pacs(tmp_path: Path) -> None:
     with BadPacs(faults()) as peer:
         settings = pacs(peer.port, retry=RETRY)
         outbox.sender(settings, clock=clock)
-        wait_for(clock.stopped.is_set, 60, what="the days to pass")
+        wait_for(clock.stopped.is_set, 180, what="the days to pass")
         wait_for(outbox.are_delivered, what="the last commit")
         rows = outbox.rows()
         outbox.close()
