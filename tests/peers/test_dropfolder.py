@@ -268,7 +268,7 @@ def test_links_and_pipes_are_left_alone(reception: Reception, tmp_path: Path) ->
     reception.start_dropfolder()
     drop(folder, "1", numbered(1))
     wait_for(lambda: stored(reception) == 1)
-    assert sorted(path.name for path in folder.iterdir()) == ["link", "pipe"]
+    wait_for(lambda: sorted(path.name for path in folder.iterdir()) == ["link", "pipe"])
     assert secret.exists()
 
 
