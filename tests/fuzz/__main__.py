@@ -42,16 +42,21 @@ def main() -> int:
         results.append(campaign.run())
         print(_line(results[-1]), flush=True)
     if arguments.save:
-        kept = {
-            "machine": machine(),
-            "seed": arguments.seed,
-            "figures": [dataclasses.asdict(found) for found in results],
-        }
-        (Path(__file__).parent / "fuzz.json").write_text(json.dumps(kept, indent=2) + "\n")
+        _keep(arguments.seed, results)
     failed = sum(found.crashes + found.hangs for found in results)
     if failed:
         print(f"what failed is kept in {arguments.defects}")
     return 1 if failed else 0
+
+
+def _keep(seed: int, results: list[Result]) -> None:
+    """Keep these figures beside those of other targets."""
+    path = Path(__file__).parent / "fuzz.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"figures": {}}
+    kept["machine"] = machine()
+    for found in results:
+        kept["figures"][found.target] = {"seed": seed, **dataclasses.asdict(found)}
+    path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _line(found: Result) -> str:
