@@ -51,6 +51,8 @@ SOURCE: Final = "dropfolder"
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _HINTS_PILE_UP_S: Final = 0.1
+_REST_FACTOR: Final = 4.0
+"""A hundred thousand files take two seconds to look through, which reception, in the same process, would lack."""
 _NEWS: Final[list[type[FileSystemEvent]]] = [
     DirCreatedEvent,
     DirMovedEvent,
@@ -96,6 +98,7 @@ class DropFolder:
         )
         self._troubles: dict[Path, str] = {}
         self._left_alone: dict[Path, Signature] = {}
+        self._looked_s = 0.0
         self._hint = threading.Event()
         self._stopping = threading.Event()
         self._thread = GuardedThread("dropfolder", self._run, on_fatal)
@@ -136,16 +139,20 @@ class DropFolder:
         while not self._stopping.is_set():
             self._hint.clear()
             wait_s = self._look()
+            self._stopping.wait(_REST_FACTOR * self._looked_s)
             if self._hint.wait(wait_s):
                 self._stopping.wait(_HINTS_PILE_UP_S)
 
     def _look(self) -> float:
         """Take what is whole; return after how many seconds to look again."""
+        began = time.thread_time()
         try:
             view = self._files.look(time.monotonic())
         except OSError as error:
             self._report(self._folder, f"the drop folder cannot be read ({error.strerror}); it is tried again")
             return self._settings.poll_s
+        finally:
+            self._looked_s = time.thread_time() - began
         whole = dict(view.whole)
         self._left_alone = {path: known for path, known in self._left_alone.items() if whole.get(path) == known}
         self._troubles = {path: text for path, text in self._troubles.items() if path in whole}

@@ -19,7 +19,7 @@ from tests.fuzz.slot import Slot
 
 TARGETS: Final = ("dataset", "pixels", "association", "dropfolder")
 _LOOK_S: Final = 0.05
-_START_S: Final = 60.0
+_START_S: Final = 300.0
 _END_S: Final = 60.0
 
 

@@ -18,6 +18,7 @@ import pytest
 from watchdog.observers.api import BaseObserver
 
 from appliance.intake.dropfolder import DropFolder
+from appliance.intake.quiet_files import QuietFiles, View
 from appliance.spool import spool as spool_module
 from tests.support.dicom_factory import ct_series, ct_voxels, enhanced_mr, mr_voxels, write_datasets
 from tests.support.received_files import (
@@ -169,6 +170,23 @@ def test_a_sub_folder_is_not_complete_while_something_is_being_copied(reception:
     unfinished.write_bytes(numbered(3))
     unfinished.rename(folder / "sub" / "3")
     wait_for(lambda: completed(reception) == [("folder complete", 4)])
+
+
+def test_a_huge_tree_does_not_take_the_processor(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look(files: QuietFiles, now: float) -> View:
+        looks.append(now)
+        began = time.thread_time()
+        while time.thread_time() - began < 0.02:
+            pass
+        return View()
+
+    monkeypatch.setattr(QuietFiles, "look", look)
+    reception.start_dropfolder(poll_s=0.001)
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() - began > 1.0)
+    assert 1 < len(looks) < 14, "a fifth of the time at most"
 
 
 def test_without_notifications(reception: Reception, monkeypatch: pytest.MonkeyPatch) -> None:
