@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,7 @@ from appliance.config.settings import Settings
 from appliance.console.readiness import unready_reasons
 from appliance.journal.journal import Journal
 from appliance.journal.records import Activation, JobView, SeriesView
+from appliance.retention.outlook import room_days
 from appliance.spool.spool import Spool
 from appliance.version import __version__
 
@@ -33,7 +35,7 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
             "free_bytes": spool.free_bytes(),
             "water_mark_bytes": settings.storage.min_free_bytes,
         },
-        "retention": _retention(journal, settings, now),
+        "retention": _retention(journal, spool, settings, now),
         "lost_images": {str(series): count for series, count in journal.overview.lost().items()},
         "kept_apart": asdict(journal.overview.kept_apart()),
         "deliveries": [
@@ -79,9 +81,12 @@ def status_of(journal: Journal, spool: Spool, settings: Settings, layout: StateL
     }
 
 
-def _retention(journal: Journal, settings: Settings, now: float) -> dict[str, Any]:
+def _retention(journal: Journal, spool: Spool, settings: Settings, now: float) -> dict[str, Any]:
     oldest = journal.retention.oldest_received_at()
+    days = room_days(journal, spool, settings.retention_target_free_bytes)
     return {
+        "max_age_days": settings.retention.max_age_days,
+        "room_days": None if math.isinf(days) else round(days, 1),
         "target_free_bytes": settings.retention_target_free_bytes,
         "oldest_study_seconds": None if oldest is None else round(max(0.0, now - oldest), 1),
         "deleted": {total.reason: asdict(total) for total in journal.retention.totals()},
@@ -180,10 +185,14 @@ def _kept(status: dict[str, Any]) -> list[str]:
     """How full the disk is, and what was deleted."""
     disk, retention = status["disk"], status["retention"]
     oldest = retention["oldest_study_seconds"]
+    target, age, room = retention["target_free_bytes"], retention["max_age_days"], retention["room_days"]
     lines = [
-        f"Disk       {_mebibytes(disk['free_bytes'])} free; the oldest studies are deleted below "
-        f"{_mebibytes(retention['target_free_bytes'])}, images refused below {_mebibytes(disk['water_mark_bytes'])}",
-        f"Oldest     {'-' if oldest is None else _duration(oldest)}",
+        f"Disk       {_mebibytes(disk['free_bytes'])} free"
+        + ("" if room is None else f", enough for {room:.0f} day(s)")
+        + (f"; the oldest studies are deleted below {_mebibytes(target)}" if target else "")
+        + f"; images are refused below {_mebibytes(disk['water_mark_bytes'])}",
+        f"Oldest     {'-' if oldest is None else _duration(oldest)}"
+        + ("" if age is None else f"; deleted after {age:g} day(s), once nothing needs them"),
     ]
     lines += [
         f"Deleted    {total['studies']} study(s), {total['instances']} instance(s), "

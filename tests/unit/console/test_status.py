@@ -38,6 +38,7 @@ def test_what_was_deleted(bench: Bench) -> None:
     complete(bench.journal, 1000, [])
     [study] = bench.journal.retention.studies(2000)
     assert bench.journal.retention.delete_series(study, Limits(2000, 2000), reason="space", now=3000)
+    assert "Oldest     -; deleted after 30 day(s), once nothing needs them" in text(bench)
     assert "Deleted    1 study(s), 1 instance(s), 0 MiB for their space" in text(bench)
     [deletion] = status(bench)["retention"]["newest_deletions"]
     assert deletion["reason"] == "space" and not {"1.2", "1.2.3"} & set(map(str, deletion.values()))
