@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.config.layout import StateLayout
@@ -15,24 +17,30 @@ _HEAD_BYTES, _FRAME_HEAD_BYTES = 32, 24
 def lose_power(layout: StateLayout, faults: Faults, rng: random.Random) -> str:
     """Take from the disk what a power failure could have taken; all processes are dead. Say what it was.
 
-    Names that were not synced stay, which is the one thing that is kinder here than in life.
+    Of names only those are taken that a promised file may still lack: its place in the spool.
     """
-    files = _lose_unsynced_files(layout.spool, faults.synced_files(), rng)
+    files = {path: path.stat() for path in layout.spool.rglob("*") if path.is_file()}
+    contents = _lose_unsynced_contents(files, faults.synced_files(), rng)
+    names = _lose_unsynced_names(files, layout.spool / "incoming", rng)
     frames = _lose_unsynced_commits(layout.journal.with_name(f"{layout.journal.name}-wal"), *faults.synced_log())
-    return f"{files} unsynced file(s) cut short, {frames} frame(s) of the journal gone"
+    return f"{contents} unsynced file(s) cut short, {names} name(s) and {frames} frame(s) of the journal gone"
 
 
-def _lose_unsynced_files(folder: Path, synced: frozenset[int], rng: random.Random) -> int:
-    lost = 0
-    for path in folder.rglob("*"):
-        if not path.is_file():
-            continue
-        status = path.stat()
-        if status.st_ino not in synced and status.st_size:
-            with path.open("r+b") as stream:
-                stream.truncate(rng.randrange(status.st_size))
-            lost += 1
-    return lost
+def _lose_unsynced_contents(files: Mapping[Path, os.stat_result], synced: frozenset[int], rng: random.Random) -> int:
+    lost = [path for path, status in files.items() if status.st_size and status.st_ino not in synced]
+    for path in lost:
+        os.truncate(path, rng.randrange(files[path].st_size))
+    return len(lost)
+
+
+def _lose_unsynced_names(files: Mapping[Path, os.stat_result], incoming: Path, rng: random.Random) -> int:
+    """A file that still has its first name may not have its second one."""
+    first = {status.st_ino for path, status in files.items() if path.parent == incoming}
+    second = [path for path, status in files.items() if path.parent != incoming and status.st_ino in first]
+    lost = [path for path in second if rng.random() < 0.5]
+    for path in lost:
+        path.unlink()
+    return len(lost)
 
 
 def _lose_unsynced_commits(log: Path, frames: int, salt: bytes) -> int:
