@@ -35,6 +35,7 @@ from appliance.domain.commitment import (
     CommitmentReference,
     event_report,
 )
+from appliance.errors import SpoolFull
 from appliance.intake.assembler import Assembler
 from appliance.intake.commitment_request import (
     INVALID_ARGUMENT_VALUE,
@@ -142,10 +143,11 @@ class CommitmentScp:
             outcome = "refused"
             _log.warning("refused a request for storage commitment: %s", refusal.comment)
             answer.Status, answer.ErrorComment = refusal.status, refusal.comment[:_MAX_COMMENT]
-        except OSError as error:
-            outcome = "disk-error"
-            _log.error("cannot keep a request for storage commitment: %s", error.strerror)
-            answer.Status = RESOURCE_LIMITATION
+        except (SpoolFull, OSError) as error:
+            outcome = "no-room" if isinstance(error, SpoolFull) else "disk-error"
+            reason = error if isinstance(error, SpoolFull) else error.strerror
+            _log.error("cannot keep a request for storage commitment: %s", reason)
+            answer.Status, answer.ErrorComment = RESOURCE_LIMITATION, "no room, or the disk failed"
         except Exception:  # noqa: BLE001 - the library would answer 0x0110 and tell nobody; the peer may try again
             outcome = "error"
             _log.exception("cannot take a request for storage commitment")
@@ -163,6 +165,7 @@ class CommitmentScp:
             lambda: event.action_information,
             max_references=self._settings.max_references,
         )
+        self._spool.require_room()  # however many requests a peer sends, they do not fill the disk
         now = time.time()
         commitment_id = self._commitments.ask(
             transaction_uid,

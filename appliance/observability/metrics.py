@@ -98,7 +98,7 @@ class Metrics:
         )
         self.commitments = Counter(
             "appliance_commitments",
-            "Requests for storage commitment, by outcome (taken, refused, disk-error, error)",
+            "Requests for storage commitment, by outcome (taken, refused, no-room, disk-error, error)",
             ["outcome"],
             registry=registry,
         )

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom.sop_class import CTImageStorage
+from pynetdicom import AE
+from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.dsutils import encode
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    ModalityPerformedProcedureStep,
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+)
 
 from appliance.config.settings import Commitment, Peer, Retry
 from appliance.delivery.commitment_reports import CommitmentReports
@@ -182,6 +192,55 @@ class TestRequests:
         assert self.refused(reception, modality, information, action_type=2) == 0x0123
         assert self.refused(reception, modality, information, instance="1.2.3") == 0x0112
 
+    def test_in_the_context_of_another_service(self, reception: Reception, modality: Modality) -> None:
+        entity = AE("CT1")
+        entity.add_requested_context(ModalityPerformedProcedureStep)
+        entity.add_requested_context(StorageCommitmentPushModel)
+        association = entity.associate("127.0.0.1", port_of(reception), ae_title="APPLIANCE")
+        status, _ = association.send_n_action(
+            request("1.2", pairs(images())),
+            1,
+            StorageCommitmentPushModel,
+            StorageCommitmentPushModelInstance,
+            meta_uid=ModalityPerformedProcedureStep,
+        )
+        assert status.Status == 0x0118
+        association.release()
+        assert tally(reception) == {}
+
+    def test_unreadable(self, reception: Reception, modality: Modality) -> None:
+        """Whatever stands there: the answer is a refusal, and the association goes on."""
+        generator = random.Random(4)
+        readable = encode(request("1.2", pairs(images())), False, True)
+        assert readable is not None
+        with modality.association(port_of(reception)) as association:
+            [context] = [c for c in association.accepted_contexts if c.abstract_syntax == StorageCommitmentPushModel]
+            assert context.context_id is not None
+            association._reactor_checkpoint.clear()  # the library's own thread would take the answers
+            wait_for(lambda: association._is_paused)
+            for number in range(100):
+                damaged = bytearray(readable)
+                for _ in range(generator.randint(1, 8)):
+                    damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+                sent = N_ACTION()
+                sent.MessageID = number + 1
+                sent.RequestedSOPClassUID = StorageCommitmentPushModel
+                sent.RequestedSOPInstanceUID = StorageCommitmentPushModelInstance
+                sent.ActionTypeID = 1
+                sent.ActionInformation = BytesIO(damaged[: generator.randint(1, len(damaged))])
+                association.dimse.send_msg(sent, context.context_id)
+                _, answer = association.dimse.get_msg(block=True)
+                assert answer is not None and answer.Status in (0x0000, 0x0110, 0x0115)
+            association._reactor_checkpoint.set()
+        assert reception.metrics.commitments.labels("error")._value.get() == 0
+
+    def test_without_room(self, tmp_path: Path, modality: Modality) -> None:
+        reception = Reception(tmp_path / "full", min_free_bytes=1 << 60)
+        with modality.association(reception.start_node()) as association:
+            assert ask(association, request("1.2", pairs(images()))) == 0x0213
+        assert tally(reception) == {}
+        reception.stop()
+
     def test_too_many(self, reception: Reception, modality: Modality) -> None:
         many = request("1.2", [(CTImageStorage, f"1.2.{n}") for n in range(11)])
         assert self.refused(reception, modality, many) == 0x0213
@@ -214,6 +273,19 @@ class TestRequests:
 
 
 class TestReports:
+    def test_not_answered_where_it_was_asked(self, tmp_path: Path, modality: Modality) -> None:
+        """The association stays open, but takes no report: it goes out on another one."""
+        settings = SETTINGS.model_copy(update={"timeout_s": 0.5})
+        reception = Reception(tmp_path / "deaf", commitment=settings)
+        reception.commitment.start()
+        peer = Peer(ae_title="CT1", port=modality.port)
+        with reporting(reception, peer, settings=settings), DeafAsker(reception.start_node()) as deaf:
+            assert deaf.ask(request(TRANSACTION, pairs(images()))) == 0
+            wait_for(lambda: tally(reception) == {"reported": 1})
+        assert [report[1] for report in modality.reports] == [2]
+        assert modality.roles == [(False, True)]
+        reception.stop()
+
     def asked(self, reception: Reception, modality: Modality) -> None:
         with modality.association(port_of(reception)) as association:
             assert ask(association, request(TRANSACTION, pairs(images()))) == 0
@@ -257,6 +329,26 @@ class TestReports:
         with reporting(reception, Peer(ae_title="CT1", port=free_port()), settings=settings):
             wait_for(lambda: tally(reception) == {"failed": 1})
         assert (message(reception) or "").startswith("given up; ")
+
+
+class DeafAsker:
+    """Asks on an association, and leaves what comes on it unread after that."""
+
+    def __init__(self, port: int) -> None:
+        entity = AE("CT1")
+        entity.add_requested_context(StorageCommitmentPushModel)
+        self._association = entity.associate("127.0.0.1", port, ae_title="APPLIANCE")
+
+    def ask(self, information: Dataset) -> int:
+        status = ask(self._association, information)
+        self._association.dimse.receive_primitive = lambda primitive: None  # type: ignore[method-assign]
+        return status
+
+    def __enter__(self) -> DeafAsker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._association.abort()
 
 
 def message(reception: Reception) -> str | None:
