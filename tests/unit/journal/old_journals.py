@@ -97,6 +97,12 @@ INSERT INTO step_message (procedure_step_id, operation, data_set, available_at, 
     VALUES (1, 'N-CREATE', x'00', 99, 99);
 """,
     13: "INSERT INTO lost_instance VALUES (3, 400);",
+    15: """
+INSERT INTO commitment (commitment_id, transaction_uid, ae_title, address, judge_at, available_at, created_at)
+    VALUES (1, '8.1', 'SCANNER', '192.0.2.1', 420, 420, 410);
+INSERT INTO commitment_reference (commitment_id, sop_instance_uid, sop_class_uid)
+    VALUES (1, '1.2.1.1', '1.2.840.10008.5.1.4.1.1.1');
+""",
 }
 
 

@@ -114,6 +114,9 @@ def test_what_was_kept_can_be_deleted(migrated: Journal) -> None:
             migrated.deliveries.fail(delivery.delivery_id, 502, None, "gone")
     if migrated.activations.all():
         migrated.activations.shadow("brain", None, 503)
+    for pending in migrated.commitments.pending():
+        migrated.commitments.judged(pending.commitment_id, [], 504)
+        migrated.commitments.reported(pending.commitment_id, 505, 0)
     everything = Limits(1e9, 1e9)
     for study_id in migrated.retention.studies(1e9):
         while migrated.retention.delete_series(study_id, everything, reason="age", now=2000) is not None:
