@@ -46,9 +46,13 @@ def test_every_request_is_reported_whatever_is_killed(daemons: list[Daemon], tmp
     status = wait_for(lambda: waiting(daemon), 60, what="status to say why the peer does not know")
     assert "no association with CT1" in str(status["message"])
     daemon.kill("sender")
-    teller = Modality(port=port)
+    teller = Modality(script=[0x0112], port=port)  # it refuses the first
+    wait_for(lambda: tally(daemon) == {"pending": 0, "queued": 0, "reported": 1, "failed": 1}, 60)
+    done = appliance(daemon, "requeue", "--commitments")
+    assert (done.returncode, done.stdout) == (0, "1 storage commitment(s) are judged and reported again\n")
     wait_for(lambda: tally(daemon)["reported"] == 2, 60)
     teller.stop()
+    assert len(teller.reports) == 3
     told = {report[0]: report for report in [*asker.reports, *teller.reports]}
     assert told == {
         f"{TRANSACTION}.0": (f"{TRANSACTION}.0", 1, set(pairs(images)), {}),

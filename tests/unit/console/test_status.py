@@ -150,7 +150,7 @@ def test_series_with_their_sign_revision_and_late_images(bench: Bench) -> None:
         "images": 2,
         "late": 1,
         "missing": 1,
-        "age_seconds": 0.0,
+        "age_seconds": pytest.approx(0.0, abs=5),
     }
 
 
@@ -164,6 +164,21 @@ def test_messages_that_the_ris_does_not_take_say_why_and_what_to_do(bench: Bench
     assert (
         "FAILED 1 message(s) about procedure steps to the RIS: it answered 0x0106. Mend it, then: "
         "appliance requeue --procedure-steps" in text(bench)
+    )
+
+
+def test_reports_of_commitments_that_do_not_get_through_say_why_and_what_to_do(bench: Bench) -> None:
+    commitments, now = bench.journal.commitments, time.time()
+    number = commitments.ask("1.1", [], ae_title="CT1", address="192.0.2.1", judge_at=now, now=now)
+    assert number is not None
+    commitments.judged(number, [], now)
+    assert "storage commitments" not in text(bench), "it has not been tried"
+    commitments.delay(("CT1", "192.0.2.1"), now, 0.0, "no association with CT1")
+    assert "WAITS  1 report(s) of storage commitments to CT1 for 0 s: no association with CT1" in text(bench)
+    commitments.fail(number, now, 0x0112, "it answered 0x0112")
+    assert (
+        "FAILED 1 report(s) of storage commitments to CT1: it answered 0x0112. Mend it, then: "
+        "appliance requeue --commitments" in text(bench)
     )
 
 
