@@ -133,15 +133,24 @@ def _decoded(raw: memoryview, shape: tuple[int, int, int]) -> NDArray[Any]:
     except (InvalidDicomError, ValueError, RuntimeError, NotImplementedError, AttributeError, TypeError, OSError,
             EOFError, LookupError, ArithmeticError, struct.error, zlib.error) as error:  # fmt: skip
         # What decoders raise on damaged code streams is as various as the decoders.
-        raise UnsuitableImage(
-            "undecodable",
-            "the pixel data cannot be decoded",
-            found=type(error).__name__,
-            mend="Send the image again, uncompressed if it fails again",
-        ) from error
+        raise _undecodable(error) from error
+    except BaseException as error:
+        # A panic in the Rust of pylibjpeg-rle is no Exception, and would end the worker; it cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _undecodable(error) from error
     if values.size != shape[0] * shape[1] * shape[2]:
         raise UnsuitableImage("undecodable", "the decoded image has another size than its header says")
     return np.asarray(values.reshape(shape))
+
+
+def _undecodable(error: BaseException) -> UnsuitableImage:
+    return UnsuitableImage(
+        "undecodable",
+        "the pixel data cannot be decoded",
+        found=type(error).__name__,
+        mend="Send the image again, uncompressed if it fails again",
+    )
 
 
 def _check_frames(dataset: Dataset, shape: tuple[int, int, int]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmwrite
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -25,6 +25,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel
 
 from tests.fuzz.logs import PLANTED_ROOT, PLANTED_TEXT
 from tests.fuzz.target import CORPUS
@@ -157,6 +158,9 @@ def pixels_seeds() -> Iterator[tuple[str, bytes]]:
     at = huge.index(b"\xff\x4f\xff\x51") + 8
     huge[at : at + 8] = struct.pack(">II", 60_000, 60_000)
     yield "found-huge-frame", bytes(huge)
+    too_long = _compressed(RLELossless)
+    at = too_long.rindex(b"\xf1")
+    yield "found-run-too-long", too_long[:at] + b"\xf0" + too_long[at + 1 :]
     yield "found-recursion", part10(deep, instance=f"{PLANTED_ROOT}.1")
 
 
@@ -186,6 +190,75 @@ def _user_items(*items: bytes) -> bytes:
 
 def _item(kind: int, content: bytes) -> bytes:
     return struct.pack(">BBH", kind, 0, len(content)) + content
+
+
+def _n_command(field: int, sop_class: str, instance: str, *, requested: bool, more: bytes = b"") -> bytes:
+    """A request with a data set about an object that exists already, or that is being made (PS3.7 section 10.3)."""
+    uids = (0x00000003, 0x00001001) if requested else (0x00000002, 0x00001000)
+    elements = element(uids[0], "UI", sop_class.encode(), IMPLICIT) + _number(0x00000100, field)
+    elements += _number(0x00000110, 3) + _number(0x00000800, 1)
+    elements += element(uids[1], "UI", instance.encode(), IMPLICIT) + more
+    return element(0x00000000, "UL", struct.pack("<I", len(elements)), IMPLICIT) + elements
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    target = io.BytesIO()
+    dcmwrite(target, dataset, implicit_vr=False, little_endian=True)
+    return target.getvalue()
+
+
+def _message(command: bytes, dataset: Dataset) -> bytes:
+    return p_data(command, command=True, last=True) + p_data(_encoded(dataset), command=False, last=True)
+
+
+def _image() -> Dataset:
+    image = Dataset()
+    image.ReferencedSOPClassUID = CT
+    image.ReferencedSOPInstanceUID = f"{PLANTED_ROOT}.1"
+    return image
+
+
+def _procedure_step() -> bytes:
+    """N-CREATE and N-SET of a Modality Performed Procedure Step."""
+    scheduled = Dataset()
+    scheduled.StudyInstanceUID = f"{PLANTED_ROOT}.3"
+    created = Dataset()
+    created.PatientName = f"{PLANTED_TEXT}^NAME"
+    created.PatientID = f"{PLANTED_TEXT}-ID"
+    created.Modality = "CT"
+    created.ScheduledStepAttributesSequence = [scheduled]
+    created.PerformedProcedureStepID = PLANTED_TEXT
+    created.PerformedProcedureStepStatus = "IN PROGRESS"
+    created.PerformedStationAETitle = "CT1"
+    created.PerformedProcedureStepStartDate = "20240131"
+    created.PerformedProcedureStepStartTime = "101500"
+    created.PerformedSeriesSequence = []
+    series = Dataset()
+    series.SeriesInstanceUID = f"{PLANTED_ROOT}.2"
+    series.ReferencedImageSequence = [_image()]
+    ended = Dataset()
+    ended.PerformedProcedureStepStatus = "COMPLETED"
+    ended.PerformedProcedureStepEndDate = "20240131"
+    ended.PerformedProcedureStepEndTime = "101600"
+    ended.PerformedSeriesSequence = [series]
+    step = f"{PLANTED_ROOT}.7"
+    uid = ModalityPerformedProcedureStep
+    return (
+        associate_request(sop_class=uid)
+        + _message(_n_command(0x0140, uid, step, requested=False), created)
+        + _message(_n_command(0x0120, uid, step, requested=True), ended)
+        # Without a release, which the library would answer before the second request, as that did not wait its turn.
+    )
+
+
+def _commitment() -> bytes:
+    """N-ACTION of Storage Commitment."""
+    asked = Dataset()
+    asked.TransactionUID = f"{PLANTED_ROOT}.8"
+    asked.ReferencedSOPSequence = [_image()]
+    uid = StorageCommitmentPushModel
+    command = _n_command(0x0130, uid, "1.2.840.10008.1.20.1.1", requested=True, more=_number(0x00001008, 1))
+    return associate_request(sop_class=uid) + _message(command, asked) + _release()
 
 
 def association_seeds() -> Iterator[tuple[str, bytes]]:
@@ -227,6 +300,8 @@ def association_seeds() -> Iterator[tuple[str, bytes]]:
     )
     both = struct.pack(">IBB", len(command) + 2, 1, 3) + command + struct.pack(">IBB", len(content) + 2, 1, 2) + content
     yield "10-one-pdu", start + struct.pack(">BBI", 4, 0, len(both)) + both + _release()
+    yield "11-procedure-step", _procedure_step()
+    yield "12-commitment", _commitment()
     yield "found-abort-source", start + struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 7, 9)
     yield "found-late-answer", start + _release() + bytes([99, 0, 0, 0, 0, 0])
     without = start.replace(_item(0x30, CT.encode()), _item(0x40, CT.encode()))

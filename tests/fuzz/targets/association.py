@@ -17,6 +17,8 @@ from tests.support.reception import Reception
 from tests.support.waiting import wait_for
 
 _ANSWER_S = 5.0
+_PATIENCE_S = 0.03
+"""A node that has still to answer must not be told too soon that its peer has gone."""
 
 
 class Associated(Target):
@@ -46,9 +48,11 @@ class Associated(Target):
                     connection.recv(65536)
                     case = case[first:]
                 connection.sendall(case)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(65536):
-                    pass
+                if not _closed_within(connection, _PATIENCE_S):
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.settimeout(_ANSWER_S)
+                    while connection.recv(65536):
+                        pass
             except TimeoutError:
                 raise AssertionError("the node neither answers nor closes the connection") from None
             except OSError:
@@ -73,6 +77,17 @@ class Associated(Target):
     def stop(self) -> None:
         """Stop the node."""
         self._reception.stop()
+
+
+def _closed_within(connection: socket.socket, quiet_s: float) -> bool:
+    """Read answers; whether the node closes the connection before it is quiet for this long."""
+    connection.settimeout(quiet_s)
+    try:
+        while connection.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    return True
 
 
 def _association_threads() -> list[str]:

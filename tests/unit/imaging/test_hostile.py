@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import RLELossless
 
 from appliance.errors import UnsuitableImage
 from appliance.imaging.loading import load_image
@@ -60,3 +63,16 @@ def test_endless_nesting(tmp_path: Path) -> None:
     with pytest.raises(UnsuitableImage) as caught:
         load_image([path], InputSpec(kind="volume"))
     assert caught.value.reason == "unreadable"
+
+
+def test_a_run_that_is_longer_than_the_image(tmp_path: Path) -> None:
+    """pylibjpeg-rle, which is written in Rust, panics: that is no ``Exception``, and would end the worker."""
+    dataset = radiograph(chest_pixels(16, 16))
+    segment = b"\xf1\x00" * 16  # sixteen times sixteen zeros
+    head = struct.pack("<16I", 2, 64, 64 + len(segment), *[0] * 13)
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([head + segment + segment[:-2] + b"\xf0\x00"])
+    paths = write_datasets([dataset], tmp_path)
+    with pytest.raises(UnsuitableImage) as caught:
+        load_image(paths, InputSpec(kind="projection"))
+    assert caught.value.reason == "undecodable"
