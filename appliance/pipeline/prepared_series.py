@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from appliance.errors import UnsuitableImage
 from appliance.imaging.decoders import Decoders
-from appliance.imaging.file import ImageFile
+from appliance.imaging.file import ImageFile, malformed_header
 from appliance.imaging.loading import LoadedImage
+from appliance.imaging.slices import slices_of
 from appliance.imaging.source import DecodedFiles
 from appliance.manifest.manifest import InputSpec
 from appliance.pipeline.model import FirstTensor
@@ -44,6 +47,10 @@ class PreparedSeries:
         self._sha256[path] = sha256
         self._files.keep(path, file)
         self.bytes += size
+        # pydicom converts values on first use: now, not when those of all images are wanted at once.
+        with suppress(UnsuitableImage), malformed_header():
+            for _ in slices_of(file):
+                pass
 
     def are_decoded(self) -> bool:
         """Whether all files that are here are decoded."""

@@ -19,7 +19,7 @@ from appliance.imaging.decoders import Decoders
 from appliance.imaging.file import read_image_file
 from appliance.imaging.loading import LoadedImage
 from appliance.imaging.source import expected_bytes
-from appliance.journal.following import ArrivingSeries
+from appliance.journal.following import ArrivedImage, ArrivingSeries
 from appliance.journal.journal import Journal
 from appliance.journal.records import ClaimedJob
 from appliance.observability.guarded_thread import GuardedThread
@@ -186,22 +186,30 @@ class Preparer:
         for image in self._following.images(series_id, followed.last_instance_id):
             if self._stop.is_set():
                 return False
-            if self._bytes() + image.bytes > self._max_bytes:
-                return False  # until a job has taken what is held
-            path = self._spool.absolute(image.path)
             try:
-                file = read_image_file(path)
-                size = expected_bytes(file)
+                if not self._keep(image, followed.series):
+                    return False  # until a job has taken what is held
             except Exception as error:  # noqa: BLE001 - whatever was sent: the job that finds the same will say so
                 _log.debug("an image cannot be prepared: %s", type(error).__name__)
-            else:
-                if self._bytes() + size > self._max_bytes:
-                    return False
-                with followed.series.lock:
-                    followed.series.keep(path, image.sha256, file, size)
             followed.images.append((image.path, image.sha256))
             followed.last_instance_id = image.instance_id
             followed.changed_at, followed.in_place = time.monotonic(), False
+        return True
+
+    def _keep(self, image: ArrivedImage, series: PreparedSeries) -> bool:
+        """Read an image and begin to decode it; ``False`` when there is no memory left for it."""
+        path = self._spool.absolute(image.path)
+        if series.covers(((path, image.sha256),)):
+            return True  # a job was quicker
+        free = self._max_bytes - self._bytes()
+        if image.bytes > free:
+            return False
+        file = read_image_file(path)
+        size = expected_bytes(file)
+        if size > free:
+            return False
+        with series.lock:
+            series.keep(path, image.sha256, file, size)
         return True
 
     def _put_in_place(self, followed: _Followed) -> None:
