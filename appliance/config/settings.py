@@ -264,7 +264,9 @@ class Mpps(Section):
 class Commitment(Section):
     """Storage commitment: peers ask whether what they sent is safe, and are told."""
 
-    enabled: Annotated[bool, Field(description="Whether the DICOM node takes requests")] = True
+    enabled: Annotated[
+        bool, Field(description="Whether the DICOM node takes requests; those that it took are reported in any case")
+    ] = True
     wait_s: Annotated[
         float, Field(ge=0, description="Instances that are still on their way are waited for, before they have failed")
     ] = 10.0

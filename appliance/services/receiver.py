@@ -112,10 +112,9 @@ def run_receiver(settings: Settings, layout: StateLayout) -> int:
             Confirmer(store, on_fatal=lifecycle.fail),
             watch,
             assembler,
+            commitment,  # whether or not requests are taken: those that were are judged
             node,
         ]
-        if settings.commitment.enabled:
-            parts.append(commitment)
         if settings.dropfolder.enabled:
             parts.append(
                 DropFolder(

@@ -55,18 +55,18 @@ def run_sender(settings: Settings, layout: StateLayout) -> int:
                     on_fatal=lifecycle.fail,
                 )
             )
-        if settings.commitment.enabled:
-            parts.append(
-                CommitmentReports(
-                    settings.commitment,
-                    settings.dicom.peers,
-                    ae_title=settings.dicom.ae_title,
-                    journal=journal,
-                    metrics=metrics,
-                    run_folder=layout.run,
-                    on_fatal=lifecycle.fail,
-                )
+        # Whether or not requests are taken: those that were are reported.
+        parts.append(
+            CommitmentReports(
+                settings.commitment,
+                settings.dicom.peers,
+                ae_title=settings.dicom.ae_title,
+                journal=journal,
+                metrics=metrics,
+                run_folder=layout.run,
+                on_fatal=lifecycle.fail,
             )
+        )
         if settings.mpps.ris is not None:
             parts.append(
                 RisSender(
