@@ -41,7 +41,7 @@ while True:
     keeper.delete_old(time.time())
 """
 _IMAGES = 12
-_KILLS = 8
+_KILLS = 5
 _IMAGES_OF_1_MIB = 400
 
 
