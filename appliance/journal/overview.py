@@ -144,7 +144,9 @@ class Overview:
     def lost(self) -> dict[int, int]:
         """How many images of each series have lost their files, as ``appliance doctor`` noted; mostly empty."""
         rows = self._database.connection().execute(
-            "SELECT series_id, count(*) AS lost FROM lost_instance JOIN instance USING (instance_id) GROUP BY series_id"
+            # Crossed, so that the few are looked up among the many, and not the other way round.
+            "SELECT series_id, count(*) AS lost FROM lost_instance CROSS JOIN instance USING (instance_id)"
+            " GROUP BY series_id"
         )
         return {row["series_id"]: row["lost"] for row in rows}
 

@@ -13,6 +13,7 @@ from tests.benchmarks.deliver import measure_deliver
 from tests.benchmarks.engines import measure_engines
 from tests.benchmarks.ingest import measure_ingest
 from tests.benchmarks.latency import KINDS, measure_latency
+from tests.benchmarks.memory import measure_memory
 from tests.benchmarks.scale import measure_scale
 from tests.benchmarks.signs import measure_signs
 
@@ -47,6 +48,8 @@ def main() -> int:
     scale.add_argument("--waiting", type=int, default=10_000, metavar="N", help="studies that wait (default 10000)")
     signs = benchmarks.add_parser("signs", help="last image → series complete, by the sign that says so")
     signs.add_argument("--rounds", type=int, default=10, metavar="N", help="series in each way (default 10)")
+    memory = benchmarks.add_parser("memory", help="of each role, while thousands of small studies go through")
+    memory.add_argument("--studies", type=int, default=10_000, metavar="N", help="how many (default 10000)")
     engines = benchmarks.add_parser(
         "engines", help="each model on each backend and in each precision, next to the bare runtime; and its engines"
     )
@@ -63,6 +66,8 @@ def main() -> int:
             measured = measure_scale(parsed.rounds, parsed.count, parsed.instances, parsed.waiting)
         case "signs":
             measured = measure_signs(parsed.rounds)
+        case "memory":
+            measured = measure_memory(parsed.studies)
         case "engines":
             measured = measure_engines(parsed.seconds, parsed.names)
         case _:

@@ -1,6 +1,7 @@
 """What work costs in a full journal, beside an empty one: the same operations on both, in turns.
 
-The full one holds a million instances; 10,000 series are open, as many jobs wait, and twice as many deliveries.
+The full one holds a million instances; 10,000 series are open, as many jobs wait, and twice as many deliveries. Then
+the start of all roles, the full one with a full spool.
 """
 
 from __future__ import annotations
@@ -28,13 +29,21 @@ from appliance.console.status import status_of
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered, Assessment, ReceivedInstance, ResultRow
 from appliance.spool.spool import Spool
+from tests.benchmarks.full_start import fill_spool, measure_start
 from tests.benchmarks.images import copies, ct_slice
+from tests.support.daemon import Daemon
 from tests.support.full_journal import DESTINATION, MODEL, Filling, fill_journal
 from tests.support.ports import free_port
 from tests.support.studies import REPOSITORY
 from tests.support.waiting import wait_for
 
 _TURNS = 20
+_FILES = 200_000
+"""Images in the spool that the appliance starts with, and a tenth as many results."""
+_LEFT = 300
+"""Of them were promised when all was killed, and not yet in the journal: more than a second of the fastest sender."""
+_STABLE_AGE_S = 3600.0
+"""Longer than the benchmark takes, so that the open series stay open."""
 _OWNER = "worker-0"
 _UID = "1.2.826.0.1.3680043.8.498.9"
 T = TypeVar("T")
@@ -68,8 +77,9 @@ def measure_scale(rounds: int, count: int, instances: int, waiting: int) -> dict
         figures = {
             "operations_ms": {which: _medians(role.sample) for which, role in roles.items()},
             "reception": {which: node.figures(count) for which, node in nodes.items()},
+            "start_s": _start(root, filling, template, rounds),
         }
-    _show(figures["operations_ms"], figures["reception"], rounds)
+    _show(figures, rounds)
     return {"instances": filling.instances, "waiting": waiting, "journal_mb": size // 1_000_000, **figures}
 
 
@@ -153,7 +163,7 @@ class _Roles:
                 received_at=time.time(),
             ),
             assessments,
-            stable_age_s=3600,
+            stable_age_s=_STABLE_AGE_S,
         ).series_id
 
     def _time(self, what: str, action: Callable[[], T]) -> T:
@@ -173,6 +183,7 @@ class _Node:
             "dicom": {"host": "127.0.0.1", "port": self._port},
             "models": {"folder": str(config.parent / "engines")},
             "storage": {"min_free_bytes": 0},
+            "assembly": {"stable_age_s": _STABLE_AGE_S},
             "logging": {"level": "WARNING"},
         }
         config.write_text(yaml.safe_dump(settings))
@@ -209,9 +220,21 @@ def _medians(sample: Sample) -> dict[str, float]:
     return {what: round(statistics.median(times), 3) for what, times in sample.items()}
 
 
-def _show(
-    operations: Mapping[str, Mapping[str, float]], reception: Mapping[str, Mapping[str, float]], rounds: int
-) -> None:
+def _start(root: Path, filling: Filling, template: bytes, rounds: int) -> dict[str, dict[str, float]]:
+    (root / "engines").mkdir(exist_ok=True)
+    settings = {
+        "logging": {"level": "WARNING"},
+        "models": {"folder": str(root / "engines")},
+        "assembly": {"stable_age_s": _STABLE_AGE_S},
+    }
+    daemons = {which: Daemon(root / f"{which}-start", settings=settings) for which in ("empty", "full")}
+    fill_journal(daemons["full"].layout.journal, filling)
+    fill_spool(daemons["full"].layout, _FILES, _LEFT, template)
+    return measure_start(daemons, rounds + 1)
+
+
+def _show(figures: Mapping[str, Mapping[str, Mapping[str, float]]], rounds: int) -> None:
+    operations, reception, start = figures["operations_ms"], figures["reception"], figures["start_s"]
     print(f"\n{'ms, medians':36}{'empty':>10}{'full':>10}{'ratio':>8}")
     for what, empty in operations["empty"].items():
         full = operations["full"][what]
@@ -220,3 +243,6 @@ def _show(
     for which, row in reception.items():
         span = f"{row['least']:.0f}–{row['most']:.0f}"
         print(f"{which:36}{row['images_per_s']:10.0f}{span:>16}{row['cpu_ms_each']:13.2f}")
+    print(f"\n{'start, s until all roles serve':36}{'median':>10}{'first':>10}")
+    for which, row in start.items():
+        print(f"{which:36}{row['median']:10.2f}{row['first']:10.2f}")

@@ -14,7 +14,7 @@ DESTINATION = "pacs"
 
 _ROOT = "1.2.826.0.1.3680043.8.498"
 _WAITING_IMAGES = 2
-_BACK_OFF = 10
+BACK_OFF = 10
 """Of the jobs and deliveries that wait, the oldest, one of so many, have failed before and are tried again later."""
 
 _FILL = (
@@ -23,13 +23,13 @@ _FILL = (
     SELECT n AS id, CASE WHEN n <= :history THEN 'done' WHEN n <= :history + :waiting THEN 'undelivered'
         WHEN n <= :history + 2 * :waiting THEN 'queued' ELSE 'open' END AS kind,
         iif(n <= :history, :images, :few) AS images, :now - :series + n - 10.0 AS at,
-        iif((n - :history) % :waiting < :waiting / :back_off, 3600.0, 0.0) AS postponed
+        iif((n - :history) % :waiting < :waiting / :back_off, :now + 3600.0, NULL) AS postponed
     FROM number""",
     "INSERT INTO study (study_id, study_instance_uid, created_at) SELECT id, :root || '.1.' || id, at FROM filling",
     "INSERT INTO series (series_id, study_id, series_instance_uid, attributes, image_count, first_received_at,"
     " last_received_at, settle_at, sign) SELECT id, id, :root || '.2.' || id,"
     """ '{"Modality": "CT", "BodyPartExamined": "HEAD", "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"]}',"""
-    " images, at, at, at + 36000.0, 'stable age' FROM filling",
+    " images, at, at, :now + 600.0 + id / 1000.0, 'stable age' FROM filling",
     """INSERT INTO instance (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, frames, revision, path,
         bytes, sha256, source, received_at)
     WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < max(:images, :few))
@@ -46,7 +46,7 @@ _FILL = (
     " SELECT id, 1, :model, '1.0.0', at + 1 FROM filling WHERE kind <> 'open'",
     "INSERT INTO job (job_id, series_id, revision, model, model_version, rank, available_at, first_received_at,"
     " last_received_at, created_at) SELECT id, id, 1, :model, '1.0.0', at + 1,"
-    " at + 1 + iif(kind = 'queued', postponed, 0), at, at, at + 1 FROM filling WHERE kind <> 'open'",
+    " iif(kind = 'queued', IFNULL(postponed, at + 1), at + 1), at, at, at + 1 FROM filling WHERE kind <> 'open'",
     "UPDATE job SET state = 'running', owner = 'worker-0', claimed_at = created_at, lease_until = created_at,"
     " attempts = 1 WHERE job_id IN (SELECT id FROM filling WHERE kind IN ('done', 'undelivered'))",
     "UPDATE job SET state = 'succeeded', owner = NULL, lease_until = NULL, finished_at = created_at + 1, result = '{}'"
@@ -58,8 +58,8 @@ _FILL = (
     " :root || '.5.' || job_id || '.' || key, '1.2.840.10008.1.2.1', 'results/' || job_id || '/1/' || value || '.dcm',"
     " 2000, lower(hex(randomblob(32))) FROM job CROSS JOIN json_each('[\"sr\", \"seg\"]') WHERE state = 'succeeded'",
     "INSERT INTO delivery (delivery_id, result_id, destination, available_at, created_at, attempts, message)"
-    " SELECT result_id, result_id, :destination, at + 2 + postponed, at + 2, postponed > 0,"
-    " iif(postponed > 0, 'refused: out of resources (0xA700)', NULL) FROM result JOIN filling ON id = job_id",
+    " SELECT result_id, result_id, :destination, IFNULL(postponed, at + 2), at + 2, postponed IS NOT NULL,"
+    " iif(postponed IS NOT NULL, 'refused: out of resources (0xA700)', NULL) FROM result JOIN filling ON id = job_id",
     "UPDATE delivery SET state = 'sending', attempts = attempts + 1 WHERE result_id IN"
     " (SELECT result_id FROM result JOIN filling ON id = job_id WHERE filling.kind = 'done')",
     "UPDATE delivery SET state = 'delivered', finished_at = created_at, status = 0 WHERE state = 'sending'",
@@ -119,7 +119,7 @@ def fill_journal(path: Path, filling: Filling) -> None:
             "images": filling.images,
             "waiting": filling.waiting,
             "few": _WAITING_IMAGES,
-            "back_off": _BACK_OFF,
+            "back_off": BACK_OFF,
             "now": filling.now,
             "root": _ROOT,
             "model": MODEL,

@@ -9,6 +9,8 @@ from types import TracebackType
 from tests.support.received_files import CT, EXPLICIT, IMPLICIT, INSTANCE, element
 
 ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RP, ABORT = 2, 3, 4, 6, 7
+RELEASE_RQ = struct.pack(">BBII", 5, 0, 4, 0)
+"""A whole A-RELEASE-RQ PDU."""
 
 
 def _item(kind: int, content: bytes) -> bytes:

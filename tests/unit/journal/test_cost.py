@@ -14,17 +14,19 @@ import pytest
 from appliance.journal.journal import Journal
 from appliance.journal.records import Answered
 from appliance.journal.retention import Limits
-from tests.support.full_journal import DESTINATION, MODEL, Filling, fill_journal
+from appliance.journal.waits import LongestWaits
+from tests.support.full_journal import BACK_OFF, DESTINATION, MODEL, Filling, fill_journal
 from tests.unit.journal.makers import YES, claim, complete, received, register, succeed
 
 NOW = 1_000_000.0
+SIZES = {"little": 100, "much": 2000}
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A journal with little in it, and one with twenty times as much."""
     paths = {}
-    for name, size in (("little", 100), ("much", 2000)):
+    for name, size in SIZES.items():
         paths[name] = tmp_path_factory.mktemp(name) / "journal.sqlite3"
         fill_journal(paths[name], Filling(history=size, images=5, waiting=size, now=NOW))
     return paths
@@ -116,6 +118,12 @@ QUESTIONS: dict[str, Callable[[Journal], object]] = {
     "newest series": lambda journal: journal.overview.series(20),
     "newest jobs": lambda journal: journal.overview.jobs(20),
     "failed jobs": lambda journal: journal.overview.failed_jobs(20),
+    "images that were lost": lambda journal: journal.overview.lost(),
+    "waits that are too long": lambda journal: journal.waits.shorten(NOW, LongestWaits(1e9, 1e9, 1e9, 1e9, 1e9)),
+    "messages about procedure steps": lambda journal: (
+        journal.step_messages.next_available_at(),
+        journal.step_messages.undone(),
+    ),
     "deletions": lambda journal: (journal.retention.totals(), journal.retention.newest(20)),
     "the oldest that is here": lambda journal: journal.retention.oldest_received_at(),
     "room that was taken": lambda journal: journal.retention.taken_bytes(NOW - 7200),
@@ -127,7 +135,16 @@ def test_questions(journals: dict[str, Journal], name: str) -> None:
     assert_flat(journals, QUESTIONS[name])
 
 
-@pytest.mark.parametrize("action", [receive, judge, deliver, keep_leases])
+def test_judging(journals: dict[str, Journal]) -> None:
+    """Each of the three claims passes over the jobs that are tried again later, in the index."""
+    little, much = (loops(journals[name], judge) for name in ("little", "much"))
+    later = SIZES["much"] // BACK_OFF
+    assert much <= 1.1 * little + 3 * 5 * later, (
+        f"{little} loops in a journal with little in it, {much} with 20 times more"
+    )
+
+
+@pytest.mark.parametrize("action", [receive, deliver, keep_leases])
 def test_work(journals: dict[str, Journal], action: Callable[[Journal], None]) -> None:
     assert_flat(journals, action)
 
