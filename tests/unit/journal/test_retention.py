@@ -214,7 +214,7 @@ def test_how_much_room_was_taken_counts_what_has_gone_again(journal: Journal) ->
 
 
 def test_the_file_shrinks(journal: Journal, sql: sqlite3.Connection) -> None:
-    for number in range(40):
+    for number in range(80):
         register(journal, received(f"9.{number}", attributes={"StudyDescription": "x" * 9000}, series=f"5.{number}"))
     complete(journal, 1000, [])
     before = journal.retention.pages()[1]
