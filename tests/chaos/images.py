@@ -19,7 +19,7 @@ from tests.support.model_packages import cone
 from tests.support.received_files import EXPLICIT
 
 _ROOT = "1.2.826.0.1.3680043.8.498."
-_STUDY, _SERIES, _INSTANCE = (f"{_ROOT}{digit * 20}" for digit in "123")
+_STUDY, _SERIES, _INSTANCE = (f"{_ROOT}{level}.{level * 20}" for level in "123")
 _FIRST = 10**19  # twenty digits, as the marks have
 _OF_CT = 10**18  # their series have numbers of their own
 
