@@ -13,6 +13,8 @@ _JP2_SIGNATURE: Final = b"\x00\x00\x00\x0cjP"
 _JPEG_START: Final = b"\xff\xd8"
 _FRAME_HEADERS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 """SOFn (ISO/IEC 10918-1 table B.1) and SOF55 (ISO/IEC 14495-1); C4, C8 and CC are none."""
+_JPEG_LS: Final = 0xF7
+_JPEG_END: Final = b"\xff\xd9"
 _SCAN: Final = 0xDA
 _ALONE: Final = frozenset(range(0xD0, 0xD9)) | {0x01, 0xFF}
 """Markers without a length, and the fill byte."""
@@ -22,7 +24,9 @@ Size = tuple[int, int, int]
 
 
 def check_frame(frame: bytes, expected: Size) -> None:
-    """Refuse a frame that would decode to another size than the header of the image has.
+    """Refuse a frame that would decode to another size than the header of the image has, or a JPEG-LS one without end.
+
+    CharLS looks for the end of a number for seconds where neither a one nor a marker comes, whatever the size.
 
     Parameters
     ----------
@@ -35,6 +39,14 @@ def check_frame(frame: bytes, expected: Size) -> None:
     UnsuitableImage
         ``undecodable``.
     """
+    is_jpeg_ls = any(marker == _JPEG_LS for marker, _ in _frame_headers(frame))
+    if is_jpeg_ls and not frame.rstrip(b"\0").endswith(_JPEG_END):
+        raise UnsuitableImage(
+            "undecodable",
+            "the compressed frame has no end",
+            expected="an EOI marker (PS3.5 section A.4)",
+            mend="Send the image again, uncompressed if it fails again",
+        )
     for found in declared_sizes(frame):
         if found != expected:
             raise UnsuitableImage(
@@ -53,7 +65,7 @@ def declared_sizes(frame: bytes) -> list[Size]:
     if frame.startswith(_J2K_START):
         return _of_code_stream(frame, 0)
     if frame.startswith(_JPEG_START):
-        return _of_jpeg(frame)
+        return [size for _, size in _frame_headers(frame)]
     return []
 
 
@@ -81,8 +93,9 @@ def _of_code_stream(frame: bytes, at: int) -> list[Size]:
     return [(y_size - y_offset, x_size - x_offset, samples)]
 
 
-def _of_jpeg(frame: bytes) -> list[Size]:
-    at, found = 2, []
+def _frame_headers(frame: bytes) -> list[tuple[int, Size]]:
+    """Markers and sizes of the frame headers of a JPEG or JPEG-LS frame; none of any other."""
+    at, found = 2 if frame.startswith(_JPEG_START) else len(frame), []
     while at + 4 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker in _ALONE:
@@ -93,6 +106,6 @@ def _of_jpeg(frame: bytes) -> list[Size]:
         (length,) = struct.unpack_from(">H", frame, at + 2)
         if marker in _FRAME_HEADERS and at + 10 <= len(frame):
             rows, columns, samples = struct.unpack_from(">HHB", frame, at + 5)
-            found.append((rows, columns, samples))
+            found.append((marker, (rows, columns, samples)))
         at += 2 + length
     return found

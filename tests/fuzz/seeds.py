@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import Dataset, dcmwrite
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -131,6 +132,10 @@ def dataset_seeds() -> Iterator[tuple[str, bytes]]:
     yield "08-no-preamble", part10(_planted_data_set(), instance=f"{PLANTED_ROOT}.1")[132:]
 
 
+_ENDLESS = "ffd8fff7000b0c0010001001011100ffda00080101000000006f81041084211111111103ff0d000000d9"
+"""A JPEG-LS frame whose last marker is damaged: CharLS takes seconds to refuse it."""
+
+
 def _nested(depth: int) -> bytes:
     """A sequence of sequences, which pydicom reads by recursion."""
     inner = b""
@@ -161,6 +166,10 @@ def pixels_seeds() -> Iterator[tuple[str, bytes]]:
     too_long = _compressed(RLELossless)
     at = too_long.rindex(b"\xf1")
     yield "found-run-too-long", too_long[:at] + b"\xf0" + too_long[at + 1 :]
+    endless = _ct(16)
+    endless.file_meta.TransferSyntaxUID = JPEGLSLossless
+    endless.PixelData = encapsulate([bytes.fromhex(_ENDLESS)])
+    yield "found-no-end-of-image", _written(endless)
     yield "found-recursion", part10(deep, instance=f"{PLANTED_ROOT}.1")
 
 

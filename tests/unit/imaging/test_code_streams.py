@@ -56,6 +56,16 @@ def test_what_cannot_be_read_is_left_to_the_decoder(frame: bytes) -> None:
     assert declared_sizes(frame) == []
 
 
+def test_a_frame_without_an_end() -> None:
+    """CharLS would take seconds to refuse it."""
+    frame = frame_of(JPEGLSLossless)
+    check_frame(frame + bytes(3), (ROWS, COLUMNS, 1))
+    damaged = frame.rstrip(b"\0")[:-2] + b"\x00\xd9"
+    with pytest.raises(UnsuitableImage) as caught:
+        check_frame(damaged, (ROWS, COLUMNS, 1))
+    assert "EOI" in str(caught.value)
+
+
 def test_a_frame_that_would_decode_hugely(tmp_path: Path) -> None:
     dataset = radiograph(chest_pixels(ROWS, COLUMNS))
     dataset.compress(JPEG2000Lossless)
