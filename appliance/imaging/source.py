@@ -114,8 +114,11 @@ class DecodedFiles:
         try:
             return pixels.result()
         except (DecoderLost, OSError):
-            self.forget(path)  # the next attempt may have more luck
-            raise
+            # That may have been long ago, when the image came, and others may have been lost with it: each is decoded
+            # anew here, as an attempt at the job for each of them would be too many.
+            pixels = self._decoders.submit(path)
+            self._pixels[id(file)] = path, pixels
+            return pixels.result()
 
     def room(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """See ``ImageSource``."""
