@@ -101,7 +101,8 @@ def _check_syntax(syntax: UID) -> None:
     raise UnsuitableImage(
         "unsupported-transfer-syntax",
         "the pixel data are encoded in a way that cannot be decoded here",
-        found=syntax.name if not syntax.is_private else "a private transfer syntax",
+        # The name of what DICOM does not know is the value itself, which may be anything.
+        found=syntax.name if syntax.name != str(syntax) else "a private transfer syntax, or none",
         mend="Send the image uncompressed, or in JPEG, JPEG-LS, JPEG 2000 or RLE",
     )
 

@@ -76,3 +76,11 @@ def test_a_run_that_is_longer_than_the_image(tmp_path: Path) -> None:
     with pytest.raises(UnsuitableImage) as caught:
         load_image(paths, InputSpec(kind="projection"))
     assert caught.value.reason == "undecodable"
+
+
+def test_a_transfer_syntax_that_is_none_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(part10(data_set(), "1.2.840.10008.1.2.1.99 DOE^JOHN"))
+    with pytest.raises(UnsuitableImage) as caught:
+        load_image([path], InputSpec(kind="projection"))
+    assert "DOE" not in str(caught.value)
