@@ -70,6 +70,12 @@ class Outgoing:
                     last = memoryview(piece)
                 digest.update(last)
         except FileNotFoundError as error:
+            if self.kind == "image":
+                # After a power failure the place of an image may be missing until the receiver has started, too.
+                raise DeliveryRetry(
+                    "the file of the image is not in the spool",
+                    mend="The receiver puts it back when it starts; if it does not, restore the spool",
+                ) from error
             raise DeliveryRefused(
                 f"the file of the {self._noun} is gone from the spool",
                 mend=f"{self._anew}, or restore the spool; then: appliance requeue",

@@ -12,7 +12,7 @@ import pytest
 
 from appliance.delivery.base import Destination
 from appliance.delivery.destinations import make_destination
-from appliance.errors import DeliveryRefused, DestinationUnreachable
+from appliance.errors import DeliveryRefused, DeliveryRetry, DestinationUnreachable
 from tests.support.outbox import folder, pacs
 from tests.support.peers import FakePacs
 from tests.support.ports import free_port
@@ -98,6 +98,17 @@ def test_after_close_it_opens_again(receiver: Receiver, tmp_path: Path) -> None:
     receiver.destination.send(result_file(tmp_path / "spool", "sr", "2"))
 
     assert len(receiver.holds()) == 2
+
+
+def test_an_image_that_is_gone_is_tried_again(receiver: Receiver, tmp_path: Path) -> None:
+    """The receiver may just be putting it back, after a power failure."""
+    gone = replace(result_file(tmp_path / "spool", "sr", "1"), kind="image")
+    gone.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(DeliveryRetry, match="not in the spool"):
+        receiver.destination.send(gone)
+    (tmp_path / "elsewhere").rename(gone.path)
+    receiver.destination.send(gone)
+    assert len(receiver.holds()) == 1
 
 
 def test_a_file_that_is_gone_is_refused_and_the_next_goes_on(receiver: Receiver, tmp_path: Path) -> None:
