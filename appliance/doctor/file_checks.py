@@ -115,7 +115,7 @@ class FileChecks:
         )
 
     def _orphans(self) -> Finding:
-        found = [path for path in self._spool.instances.rglob("*") if path.is_file() and self._is_orphan(path)]
+        found = [path for path in _files_below(self._spool.instances) if path.is_file() and self._is_orphan(path)]
         if not found:
             return well("images without a row", "none")
         handed = [path for path in found if self._repair and self._hand_over(path)]
@@ -187,6 +187,12 @@ class FileChecks:
             "none",
             "Nothing names them any more: they may be removed by hand",
         )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files; folders that are removed meanwhile, as retention does, are passed over (``rglob`` would raise)."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
 
 
 def _changed(changed: list[NamedFile]) -> Finding:

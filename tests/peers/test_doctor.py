@@ -44,7 +44,7 @@ def test_nothing_is_wrong_while_all_is_at_work(tmp_path: Path, capsys: pytest.Ca
         sent = len(scanner.acknowledged)
         for _ in range(4):
             code = main(["doctor", "-c", str(config), "--state-dir", str(tmp_path / "state"), "--deep"])
-            assert code == 0, capsys.readouterr().out
+            assert code == 0, "".join(capsys.readouterr())
         while len(scanner.acknowledged) <= sent:
             time.sleep(0.01)
         stop.set()

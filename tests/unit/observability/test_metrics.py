@@ -146,7 +146,7 @@ def test_each_test_may_have_its_own() -> None:
 
 
 LABELS = {"source", "outcome", "sign", "model", "answer", "stage", "destination", "kind", "version", "backend",
-          "precision"}  # fmt: skip
+          "precision", "hold"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", vars(Metrics()))
