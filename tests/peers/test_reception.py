@@ -604,7 +604,6 @@ def test_a_request_that_cannot_be_negotiated(reception: Reception, caplog: pytes
     assert "cannot be served" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore:VR lookup failed")  # of the library; only in tests do warnings end its threads
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_request_that_lacks_something_leaves_no_file(reception: Reception) -> None:
     """Without an Affected SOP Instance UID: the library drops it, and the data set that came with it."""
