@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 SOURCE: Final = "dicom"
 """How instances came that came over an association, in the journal and the metrics."""
 
+_REQUIRED: Final = ("MessageID", "AffectedSOPClassUID", "AffectedSOPInstanceUID", "Priority")
+"""Of a C-STORE request (PS3.7 table 9.3-1)."""
 _MAX_COMMAND_BYTES: Final = 64 * 1024
 _MAX_OTHER_DATA_BYTES: Final = 8 * 1024 * 1024
 """For data sets that are not stored, which the library collects in memory."""
@@ -217,6 +219,14 @@ class OpenAssociation:
             self._other_bytes += len(fragment)
             return self._other_bytes <= _MAX_OTHER_DATA_BYTES
         if self._incoming is None:
+            if any(keyword not in message.command_set for keyword in _REQUIRED):
+                # The library would pass over it in silence, and its sender wait for an answer that never comes.
+                self._store.count_refusal(
+                    SOURCE,
+                    RejectedInput("bad-request", "the request lacks an element", mend="The sender has to be mended"),
+                )
+                self.outcomes["bad-request"] += 1
+                return False
             incoming = self._new_incoming(
                 context_id,
                 str(message.command_set.get("AffectedSOPClassUID", "")),

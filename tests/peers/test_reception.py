@@ -604,16 +604,19 @@ def test_a_request_that_cannot_be_negotiated(reception: Reception, caplog: pytes
     assert "cannot be served" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_request_that_lacks_something_leaves_no_file(reception: Reception) -> None:
-    """Without an Affected SOP Instance UID: the library drops it, and the data set that came with it."""
+@pytest.mark.parametrize("element", [0x0002, 0x0110, 0x1000])
+def test_a_request_that_lacks_something_ends_the_association(reception: Reception, element: int) -> None:
+    """The library would pass over it in silence, and the sender wait for its answer."""
     port = reception.start_node()
-    command = store_command().replace(b"\x00\x00\x00\x10", b"\x00\x00\x00\x13")
+    command = store_command().replace(struct.pack("<HH", 0, element), struct.pack("<HH", 0, element + 1))
+    assert command != store_command()
     with RawPeer(port) as peer:
         peer.associate()
         peer.send(p_data(command, command=True, last=True), p_data(data_set(), command=False, last=True))
-        peer.read_to_end()
+        assert peer.read_to_end() == [7], "A-ABORT"
     quiet_again(reception)
+    assert reception.count("bad-request") == 1
+    assert reception.rows("SELECT * FROM instance") == []
 
 
 def test_stop_does_not_wait_for_peers(reception: Reception) -> None:
