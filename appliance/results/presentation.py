@@ -131,7 +131,7 @@ def _presentation(
     if transform.slope is not None:
         state.RescaleSlope, state.RescaleIntercept = _decimal(transform.slope), _decimal(transform.intercept)
         state.RescaleType = "HU" if result.image.modality == "CT" else "US"
-    windows = _windows(sources, planes)
+    windows = _windows(result, sources, planes)
     if windows:
         state.SoftcopyVOILUTSequence = windows
     state.PresentationLUTShape = "INVERSE" if transform.inverse else "IDENTITY"
@@ -268,16 +268,25 @@ def _values(result: InferenceResult) -> dict[int, str]:
     return {index: "\r\n".join(words) for index, words in values.items()}
 
 
-def _windows(sources: SourceImages, planes: Sequence[_Plane]) -> list[Dataset]:
-    """The items of the Softcopy VOI LUT Sequence: the frames are shown as their sources are."""
+def _windows(result: InferenceResult, sources: SourceImages, planes: Sequence[_Plane]) -> list[Dataset]:
+    """The items of the Softcopy VOI LUT Sequence: the frames are shown as their sources are.
+
+    Without an item the whole range of what can be stored is shown, which leaves most images nearly black: slices that
+    are sent without a window get one over their own values, as viewers give them.
+    """
     tables = sources.first.get("VOILUTSequence")
     if tables and len(sources.datasets) == 1:
         item = Dataset()
         item.VOILUTSequence = [deepcopy(tables[0])]
         return [item]
+    image = result.image
+    own = None
+    if isinstance(image, ImageVolume):
+        least, most = float(image.voxels.min()), float(image.voxels.max())
+        own = (least + most) / 2, max(most - least, 1.0)
     frames: defaultdict[tuple[float, float], list[SourceFrame]] = defaultdict(list)
     for plane in planes:
-        window = sources.window(plane.frame)
+        window = sources.window(plane.frame) or own
         if window is not None:
             frames[window].append(plane.frame)
     items = []

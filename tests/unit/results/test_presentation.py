@@ -13,6 +13,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from appliance.domain.image import ImageVolume
 from appliance.errors import ResultError
 from appliance.results.check import check_presentation
 from appliance.results.contours import contours
@@ -86,6 +87,18 @@ def test_images_are_shown_as_they_came(tmp_path: Path) -> None:
     assert (state.RescaleType, state.PresentationLUTShape) == ("HU", "IDENTITY")
     windows = {float(item.WindowCenter): len(item.ReferencedImageSequence) for item in state.SoftcopyVOILUTSequence}
     assert windows == {40: 2, 50: 2}
+
+
+def test_slices_without_a_window_are_shown_over_their_own_values(tmp_path: Path) -> None:
+    datasets = ct_series(ct_voxels(4, 24, 24))
+    for dataset in datasets:
+        del dataset.WindowCenter, dataset.WindowWidth
+    example = volume_example(write_datasets(datasets, tmp_path / "in"), np.ones((4, 24, 24), dtype=np.bool_))
+    (state,) = _written(example, tmp_path / "out")
+    (window,) = state.SoftcopyVOILUTSequence
+    assert isinstance(example.result.image, ImageVolume)
+    least, most = example.result.image.voxels.min(), example.result.image.voxels.max()
+    assert (float(window.WindowCenter), float(window.WindowWidth)) == ((least + most) / 2, most - least)
 
 
 def test_images_of_different_transformations_get_a_state_each(tmp_path: Path) -> None:
