@@ -91,6 +91,7 @@ class OpenAssociation:
         self._progress = self._pace.start()
         self._take = take
         self._lane: LaneSocket | None = None
+        self._connection: socket.socket | None = None
         self._replace_socket(node)
         self._receive_primitive = association.dimse.receive_primitive
         self._next_message = association.dimse.get_msg
@@ -122,6 +123,11 @@ class OpenAssociation:
         if self.association.requestor.primitive is None:
             self.association.dul.to_user_queue.put(None)
 
+    def close(self) -> None:
+        """Close the connection for good, where the library's reader thread has ended without doing so."""
+        if self._connection is not None:
+            self._connection.close()
+
     def end(self) -> None:
         """Remove what was left half-received; called once the library's threads have ended."""
         if self._incoming is not None:
@@ -134,6 +140,7 @@ class OpenAssociation:
         connection = wrapper.socket if wrapper is not None else None
         if wrapper is None or connection is None:
             return
+        self._connection = connection
         # An answer is one small segment; with Nagle's algorithm it could wait for the peer's delayed acknowledgement.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         storing = Storing(self._open_file, self._is_overrun, partial(self._take, self))

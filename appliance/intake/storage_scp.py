@@ -190,6 +190,7 @@ class StorageScp:
                 )
                 entry.disconnect()
                 association.kill()  # returns when the library's reader thread, which would stay, has ended
+                entry.close()  # what that thread would have done
             finally:
                 self._ended_guarded(entry)
 
